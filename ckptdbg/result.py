@@ -1,0 +1,149 @@
+"""The result of a comparison: what is written as JSON (``schema: ckptdbg.result/1``) and what Python returns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["divergent", "definition-differs", "cannot-tell", "precision-floor", "equivalent"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Divergence(Record):
+    """The first site, in execution order of the target, where the free-running models part."""
+
+    site: str
+    port: str
+    layer: str | None
+    entry: str | None
+    order: int
+    error: float | None
+    noise: float | None
+    ratio: float | None
+
+
+class EntryRef(Record):
+    name: str
+    file: str | None = None
+    line: int | None = None
+
+
+class Repair(Record):
+    entry: str
+    ops_before: list[Any]
+    ops_after: list[Any]
+    verified: bool
+    also: list[str] = Field(default_factory=list)
+    ratio_before: float | None = None
+    ratio_after: float | None = None
+
+
+class Finding(Record):
+    kind: Literal["tensor", "layout", "definition", "precision", "unknown"]
+    """``unknown`` where the evidence says where but not yet which of the others."""
+    cause: Literal["checkpoint", "mapping", "model", "unknown"]
+    effect: Literal["diverges", "none"]
+    entries: list[EntryRef]
+    """Under suspicion, the strongest suspect first."""
+    layers: list[str]
+    site: str
+    ratio: float | None
+    explanation: str
+    """One sentence a person can act on."""
+    evidence: list[str] = Field(default_factory=list)
+    excluded: list[str] = Field(default_factory=list)
+    repair: Repair | None = None
+
+
+class Stats(Record):
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+    nonfinite: int = 0
+
+
+class Isolated(Record):
+    error: float | None
+    noise: float | None
+    ratio: float | None
+
+
+class Site(Record):
+    """One compared side (port ``in`` or ``out``) of an anchor, a block output (``block``) or the model's output (``output``)."""
+
+    site: str
+    entry: str | None
+    layer: str | None
+    port: Literal["in", "out", "block", "output"]
+    scope: str
+    order: int
+    shape: list[int]
+    source: Stats
+    target: Stats
+    error: float | None
+    """L2 norm of the difference, source carried into the target's layout."""
+    noise: float | None
+    ratio: float | None
+    isolated: Isolated | None = None
+    nonfinite: str | None = None
+
+
+class NotCompared(Record):
+    name: str
+    side: Literal["source", "target"]
+    reason: str
+
+
+class Noise(Record):
+    method: str
+    suspect: float
+    divergent: float
+    fallback_sites: list[str] = Field(default_factory=list)
+
+
+class Greedy(Record):
+    source: list[list[int]]
+    target: list[list[int]]
+    agree: bool
+    first_difference: int | None
+
+
+class Logits(Record):
+    kl_mean_nats: float | None
+    kl_max_nats: float | None
+    kl_torchtitan: float | None
+    top1_agreement: float | None
+    topk_overlap: float | None
+    max_abs: float | None
+    greedy: Greedy | None = None
+    tips: list[str] = Field(default_factory=list)
+
+
+class Coverage(Record):
+    parameters_exercised: int
+    parameters_total: int
+    unexercised: list[str] = Field(default_factory=list)
+
+
+class Result(Record):
+    """What ``compare`` returns. ``to_json``, ``to_html``, ``to_markdown`` and ``to_csv`` write it."""
+
+    schema_: Literal["ckptdbg.result/1"] = Field(default="ckptdbg.result/1", alias="schema")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    verdict: Verdict
+    first_divergence: Divergence | None
+    findings: list[Finding]
+    sites: list[Site]
+    not_compared: list[NotCompared]
+    noise: Noise
+    logits: Logits | None
+    coverage: Coverage
+    probe: dict[str, Any]
+    environment: dict[str, Any]
+    timings: dict[str, float]
