@@ -19,6 +19,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.checkpoint.spec import TensorSpec
+
 Array = NDArray[np.generic]
 
 
@@ -34,14 +36,6 @@ class Where:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.file else ""
         return " ".join(part for part in (self.scope, place) if part)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Shape and dtype (NumPy spelling, ``bfloat16`` and ``float8_*`` included) of one parameter."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
