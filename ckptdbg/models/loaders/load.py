@@ -1,0 +1,66 @@
+"""``load_model``: from a config's ``source:`` or ``target:`` to a ``Loaded`` model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptdbg.errors import LoaderError
+from ckptdbg.models.loaders.call import call_loader
+from ckptdbg.models.loaders.function import find_function
+from ckptdbg.models.loaders.kinds import wrap
+from ckptdbg.models.loaders.loaded import Loaded
+
+BUILT_IN = ("huggingface",)
+
+
+def load_model(
+    loader: str,
+    path: Path | None,
+    *,
+    options: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    output: str | int | None,
+    base: Path,
+    precision: str,
+) -> Loaded:
+    """Load one model.
+
+    ``loader`` is a built-in name, ``module:function`` or ``file.py:function`` (relative to ``base``, the config's
+    folder); ``inputs`` renames inputs (the model's name to the usual one), ``output`` selects a key or an index of what
+    the model returns, ``precision`` is the dtype the built-in loaders load in. Raises LoaderError, with the user's file
+    and line where the fault is in the user's code.
+    """
+    if path is not None and not path.exists():
+        raise LoaderError(
+            "there is nothing at this path", where=str(path), hint="paths in a config are relative to the config file"
+        )
+    if loader == "huggingface":
+        from ckptdbg.models.loaders.huggingface import load_huggingface
+
+        return load_huggingface(path, options=options, inputs=inputs, output=output, precision=precision)
+    if ":" not in loader:
+        raise LoaderError(
+            "unknown loader",
+            found=repr(loader),
+            expected=f"{', '.join(BUILT_IN)}, module:function or file.py:function",
+            hint="a function of your own is called as load(path, **options)",
+        )
+    function = find_function(loader, base)
+    model = call_loader(function, loader, path, options, base)
+    loaded = wrap(model, function, loader, inputs=inputs, output=output)
+    loaded.config = config_beside(path)
+    return loaded
+
+
+def config_beside(path: Path | None) -> dict[str, Any] | None:
+    """The ``config.json`` in the checkpoint folder ``path``, or None."""
+    file = path / "config.json" if path is not None else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LoaderError(f"config.json is not JSON ({error})", where=str(file)) from error
