@@ -1,0 +1,103 @@
+"""Carrying activations of the source into the target's layout: rows by token, features by what made them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.features import FeatureMap, Pairing
+from ckptdbg.models.records import Plant, Record
+
+Array = NDArray[np.generic]
+Port = Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Source values in the place of a target port."""
+
+    values: Array
+    """``[rows, features]``, 0 where there is no counterpart."""
+    mask: Array | None
+    """``[rows, features]`` bool, where there is one; None means everywhere."""
+
+    @property
+    def whole(self) -> bool:
+        return self.mask is None
+
+    @property
+    def empty(self) -> bool:
+        return self.values.size == 0 or (self.mask is not None and not self.mask.any())
+
+
+def row_keys(rows: Array) -> Array:
+    """``[rows, 2]``: the token, and how many earlier rows of this anchor hold the same token."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    start = np.r_[True, ordered[1:] != ordered[:-1]]
+    position = np.arange(len(rows))
+    occurrence = np.empty(len(rows), np.int64)
+    occurrence[order] = position - np.maximum.accumulate(np.where(start, position, 0)) if len(rows) else 0
+    return np.stack([rows, occurrence], 1)
+
+
+def match_rows(target: Array, source: Array) -> Array:
+    """For each target row the source row of the same token and occurrence, -1 where there is none."""
+    if len(target) == len(source) and np.array_equal(target, source):
+        return np.where(target >= 0, np.arange(len(target)), -1)
+    keys = {(int(a), int(b)): i for i, (a, b) in enumerate(row_keys(source)) if a >= 0}
+    return np.array([keys.get((int(a), int(b)), -1) for a, b in row_keys(target)], np.int64).reshape(len(target))
+
+
+def carry(feature_map: FeatureMap, rows: Array, records: Sequence[Record], port: Port, gauge: float = 1.0) -> Carried:
+    """Source values of one port in the target's layout.
+
+    ``rows`` are the target's row tokens; ``records`` the source's, by anchor. ``gauge`` g moves a uniform scale s between the
+    ports: ``in`` is scaled by g, ``out`` by g times the feature map's scale.
+    """
+    first = _values(records[feature_map.anchors[0]], port)
+    shape = (len(rows), len(feature_map.scale))
+    values, mask = np.zeros(shape, np.result_type(first.dtype, np.float32)), np.zeros(shape, bool)
+    scale = (feature_map.scale * gauge).astype(values.dtype)
+    for s, index in feature_map.offers:
+        matched = match_rows(rows, records[s].rows)
+        here, features = np.flatnonzero(matched >= 0), np.flatnonzero(index >= 0)
+        place = np.ix_(here, features)
+        if mask[place].all():
+            continue
+        found = _values(records[s], port)[np.ix_(matched[here], index[features])].astype(values.dtype) * scale[features]
+        values[place] = np.where(mask[place], values[place], found)
+        mask[place] = True
+    return Carried(values, None if mask.all() else mask)
+
+
+def _values(record: Record, port: Port) -> Array:
+    values = record.input if port == "in" else record.output
+    if values is None:
+        raise ValueError("a lookup has no floating-point input to carry")
+    return values
+
+
+def plants(
+    pairing: Pairing, target_rows: Sequence[Array], records: Sequence[Record], gauges: dict[int, float]
+) -> dict[int, Plant]:
+    """The source's values for every paired port of the target."""
+    result = {}
+    for t, rows in enumerate(target_rows):
+        gauge = gauges.get(t, 1.0)
+        ports: dict[str, Array | None] = {}
+        for port, maps in (("in", pairing.inputs), ("out", pairing.outputs)):
+            found = maps[t]
+            if found is None:
+                continue
+            carried = carry(found, rows, records, port, gauge)
+            if not carried.empty:
+                name = "input" if port == "in" else "output"
+                ports[name], ports[f"{name}_mask"] = carried.values, carried.mask
+        if ports:
+            result[t] = Plant(**ports)
+    return result

@@ -1,0 +1,97 @@
+"""One comparison, from two loaded sides to measured sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.carry import plants
+from ckptdbg.compare.features import Pairing, pair
+from ckptdbg.compare.noise import SUSPECT
+from ckptdbg.compare.output import OutputMeasure, measure_output
+from ckptdbg.compare.runs import Routing, Runs, SourceRuns, pin_target, run_isolated, run_target
+from ckptdbg.compare.sites import SiteMeasure, measure_sites
+from ckptdbg.compare.views import TargetView, View
+from ckptdbg.models.records import Plant, Side, Trace
+
+Array = NDArray[np.generic]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class SourceSide:
+    """The source, run: all that a comparison needs of it."""
+
+    view: View
+    runs: SourceRuns
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything measured; what it means is for ``diagnose`` to say."""
+
+    source: SourceSide
+    target: TargetView
+    pairing: Pairing
+    routing: Routing
+    gauges: dict[int, float]
+    free: Runs
+    isolated: Runs
+    plants: dict[int, Plant]
+    """What was planted in the isolated runs."""
+    replay: Callable[[dict[int, Plant]], Trace]
+    """Runs the target again, in working precision, with other plants."""
+    sites: list[SiteMeasure]
+    output: OutputMeasure
+
+
+def compare_sides(
+    source: SourceSide,
+    target: TargetView,
+    side: Side,
+    inputs: Mapping[str, Array],
+    exact: Mapping[str, Array],
+    progress: Progress = lambda _: None,
+) -> Comparison:
+    """Run the target freely and in isolation, and measure every paired site. ``exact``: the target's parameters in float64."""
+    pairing = pair(source.view.graph.anchors, source.view.anchors, target.graph.anchors, target.anchors)
+    progress("running the target")
+    first = side.run(inputs)
+    routing = pin_target(source.runs.free, source.view.graph, first, target.graph, pairing)
+    free = run_target(side, inputs, exact, routing.pins, first)
+    rows = [record.rows for record in free.working.records]
+
+    def isolate(gauges: dict[int, float]) -> tuple[dict[int, Plant], Runs, list[SiteMeasure]]:
+        put = plants(pairing, rows, source.runs.free.working.records, gauges)
+        runs = run_isolated(side, inputs, exact, routing.pins, put)
+        return put, runs, measure_sites(pairing, source.runs, free, runs, gauges)
+
+    progress("running the target with the source's values planted")
+    gauges: dict[int, float] = {}
+    put, isolated, sites = isolate(gauges)
+    moved = _moved_scales(pairing, sites)
+    if moved:
+        tried = isolate(moved)
+        gauges = {t: g for t, g in moved.items() if _healthy_input(tried[2], t)}
+        if gauges:
+            put, isolated, sites = tried if gauges == moved else isolate(gauges)
+    output = measure_output(target.graph, pairing, source.runs, free, isolated)
+
+    def replay(changed: dict[int, Plant]) -> Trace:
+        return side.run(inputs, choices=routing.pins, plants=changed)
+
+    return Comparison(source, target, pairing, routing, gauges, free, isolated, put, replay, sites, output)
+
+
+def _moved_scales(pairing: Pairing, sites: Sequence[SiteMeasure]) -> dict[int, float]:
+    """Anchors whose uniform scale s may sit at ``in`` instead of ``out`` (v times c with o over c): 1/s for each of them."""
+    ill = {s.anchor for s in sites if s.port == "in" and s.isolated.divergent}
+    maps = {t: pairing.outputs[t] for t in ill}
+    return {t: 1.0 / m.uniform for t, m in maps.items() if m is not None and m.uniform}
+
+
+def _healthy_input(sites: Sequence[SiteMeasure], anchor: int) -> bool:
+    return any(s.anchor == anchor and s.port == "in" and s.isolated.promoted.ratio < SUSPECT for s in sites)

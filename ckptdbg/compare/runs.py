@@ -1,0 +1,128 @@
+"""The runs behind one comparison: each side in working precision, promoted to float64, and with jittered constants.
+
+Free running shows where the models first part. In the isolated pass the source's recorded values are planted at every paired port,
+on both sides, so that each piece is judged on the same inputs and its error is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.carry import match_rows
+from ckptdbg.compare.features import Pairing
+from ckptdbg.compare.noise import DIVERGENT
+from ckptdbg.models.records import Graph, Plant, Side, Trace
+
+Array = NDArray[np.generic]
+_JITTER = 1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Three runs of one side under the same plants."""
+
+    working: Trace
+    promoted: Trace
+    jittered: Trace
+
+
+@dataclass(frozen=True)
+class SourceRuns:
+    """Everything the source contributes: it does not depend on the target."""
+
+    free: Runs
+    isolated: Runs
+
+
+def run_source(side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Array]) -> SourceRuns:
+    """Run the source. ``exact`` are its parameters in float64, before any cast to the working precision."""
+    working = side.run(inputs)
+    pins = _pins(working)
+    promoted = side.run(inputs, promoted=True, values=exact, choices=pins)
+    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, jitter=_JITTER)
+    own = {i: Plant(input=r.input, output=r.output) for i, r in enumerate(working.records) if r.output.size}
+    isolated = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
+    isolated_jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=_JITTER)
+    return SourceRuns(Runs(working, promoted, jittered), Runs(working, isolated, isolated_jittered))
+
+
+def run_target(
+    side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Array], pins: Sequence[Array] | None, first: Trace
+) -> Runs:
+    """Run the target freely, its routing pinned. ``first`` is its unpinned working run, used again where nothing is pinned."""
+    working = side.run(inputs, choices=pins) if pins else first
+    return Runs(
+        working,
+        side.run(inputs, promoted=True, values=exact, choices=pins),
+        side.run(inputs, promoted=True, values=exact, choices=pins, jitter=_JITTER),
+    )
+
+
+def run_isolated(
+    side: Side,
+    inputs: Mapping[str, Array],
+    exact: Mapping[str, Array],
+    pins: Sequence[Array] | None,
+    put: Mapping[int, Plant],
+) -> Runs:
+    """Run the target with ``put``, the source's working values, planted at every paired port."""
+    return Runs(
+        side.run(inputs, choices=pins, plants=put),
+        side.run(inputs, promoted=True, values=exact, choices=pins, plants=put),
+        side.run(inputs, promoted=True, values=exact, choices=pins, plants=put, jitter=_JITTER),
+    )
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What became of the discrete choices."""
+
+    pins: tuple[Array, ...] | None
+    """The source's choices in the target's rows and options; None where there is nothing to pin or no way to tell."""
+    different: int
+    """Rows whose own choice in the target differed from the source's."""
+    wide: int
+    """Those among them whose margin in the source is not within rounding of a tie."""
+    reason: str | None = None
+    """Why choices could not be pinned, where they could not."""
+
+
+def pin_target(source: Runs, source_graph: Graph, target: Trace, target_graph: Graph, pairing: Pairing) -> Routing:
+    """Translate the source's choices for the target: rows by token, options by the router's paired features."""
+    if not source_graph.choices and not target_graph.choices:
+        return Routing(None, 0, 0)
+    shapes = (
+        [(c.options, c.chosen) for c in source_graph.choices],
+        [(c.options, c.chosen) for c in target_graph.choices],
+    )
+    if shapes[0] != shapes[1]:
+        return Routing(None, 0, 0, f"the source makes {len(shapes[0])} discrete choices, the target {len(shapes[1])}")
+    pins, different, wide = [], 0, 0
+    made_by = zip(source.working.choices, source.promoted.choices, target.choices, target_graph.choices, strict=True)
+    for made, promoted, own, choice in made_by:
+        rename = _options(choice.feeds, choice.options, pairing)
+        matched = match_rows(own.rows, made.rows)
+        pinned = np.where((matched >= 0)[:, None], rename[made.indices[np.maximum(matched, 0)]], own.indices)
+        pins.append(pinned)
+        off = (np.sort(pinned, 1) != np.sort(own.indices, 1)).any(1)
+        different += int(off.sum())
+        clear = made.margin > DIVERGENT * np.abs(made.margin - promoted.margin)
+        wide += int((off & clear[np.maximum(matched, 0)]).sum())
+    return Routing(tuple(pins), different, wide)
+
+
+def _options(feeds: frozenset[int], options: int, pairing: Pairing) -> Array:
+    """Target option of each source option, from the one router that feeds the choice; the same number where it cannot be told."""
+    for t in sorted(feeds, reverse=True):
+        found = pairing.outputs[t]
+        if found is not None and len(found.scale) == options and len(found.offers) == 1 and found.paired.all():
+            return np.argsort(found.offers[0][1])
+    return np.arange(options)
+
+
+def _pins(trace: Trace) -> tuple[Array, ...] | None:
+    return tuple(c.indices for c in trace.choices) or None

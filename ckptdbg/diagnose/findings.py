@@ -1,0 +1,242 @@
+"""Findings: evidence before running and places that diverge, put together, each fault once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.labels import Label
+from ckptdbg.compare.sites import SiteMeasure
+from ckptdbg.diagnose.positions import exact_first_token, narrowed
+from ckptdbg.diagnose.regions import OUTPUT, Place, find_places
+from ckptdbg.diagnose.structure import Difference, Shift
+from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, site_name
+from ckptdbg.diagnose.tensors import TensorDifference
+from ckptdbg.mapping import BoundEntry, BoundMapping
+from ckptdbg.result import Finding
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found before anything ran."""
+
+    tensors: Sequence[TensorDifference]
+    feeds: Sequence[Difference]
+    shifts: Sequence[Shift]
+    mixed: Sequence[int]
+    """Target anchors in which a source axis runs along both axes of the operand."""
+    shifted: Sequence[int]
+    """Target anchors with a constant added to the source's elements."""
+
+
+def find(comparison: Comparison, evidence: Evidence, mapping: BoundMapping) -> list[Finding]:
+    """All findings, tensor faults first, then by execution order. A fault in every layer of a template is one finding."""
+    places = find_places(comparison)
+    wrong = {d.tensor for d in evidence.tensors}
+    explained = [p for p in places if wrong & _suspected_tensors(comparison, p)]
+    findings = _tensor_findings(comparison, evidence, mapping, explained)
+    groups: dict[tuple, list[Place]] = defaultdict(list)
+    for place in places:
+        if place not in explained:
+            groups[_template(comparison, place)].append(place)
+    findings += [_place_finding(comparison, evidence, group) for group in groups.values()]
+    return findings + _precision_findings(comparison)
+
+
+def _suspected_tensors(comparison: Comparison, place: Place) -> set[str]:
+    """Tensors whose wrong value would show at this place: its own operands and region parameters, not what feeds it."""
+    target = comparison.target
+    if place.port == "out":
+        return {t for c in place.consumers for t in target.labels[c].tensors}
+    met = {t for m in place.met for t in target.met_labels[m].tensors}
+    return met | {t for p in place.merged for m in p.met for t in target.met_labels[m].tensors}
+
+
+def _template(comparison: Comparison, place: Place) -> tuple:
+    """Places of the same template in different layers share this key."""
+    target = comparison.target
+    consumers = {e.name for c in place.consumers if c != OUTPUT for e in target.labels[c].entries}
+    met = {e.name for m in place.met for e in target.met_labels[m].entries}
+    return place.port, frozenset(consumers), frozenset(met)
+
+
+def _tensor_findings(
+    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, explained: Sequence[Place]
+) -> list[Finding]:
+    groups: dict[tuple[str, str], list[TensorDifference]] = defaultdict(list)
+    for difference in evidence.tensors:
+        entry = mapping.entry_of_target[difference.tensor]
+        kind = difference.how if not difference.how[0].isdigit() else difference.tensor
+        groups[(entry.name, kind)].append(difference)
+    return [_tensor_finding(comparison, group, mapping, explained) for group in groups.values()]
+
+
+def _tensor_finding(
+    comparison: Comparison, group: list[TensorDifference], mapping: BoundMapping, explained: Sequence[Place]
+) -> Finding:
+    tensors = [d.tensor for d in group]
+    entries = [mapping.entry_of_target[t] for t in tensors]
+    places = [p for p in explained if set(tensors) & _suspected_tensors(comparison, p)]
+    first = group[0]
+    others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
+    harmless = bool(places) and not comparison.output.free.divergent
+    index = f"[{', '.join(map(str, first.first))}]"
+    return Finding(
+        kind="tensor",
+        cause="checkpoint",
+        effect="none" if harmless else "diverges",
+        entries=references(entries),
+        layers=_entry_layers(comparison, tensors, entries),
+        site=site_name(comparison, places[0]) if places else first.tensor,
+        ratio=max((p.ratio for p in places), default=None),
+        explanation=(
+            f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {index}: "
+            f"{first.found:.6g} where {first.expected:.6g} is due. Convert or load this tensor again."
+        ),
+        evidence=[f"{d.tensor}: {d.wrong} of {d.size} elements beyond rounding of the stored dtype" for d in group[:8]]
+        + ([] if places else ["no compared site shows it: this probe does not exercise the wrong elements"]),
+    )
+
+
+def _entry_layers(comparison: Comparison, tensors: list[str], entries: list[BoundEntry]) -> list[str]:
+    target = comparison.target
+    own = [x for x in (*target.labels, *target.met_labels) if set(x.tensors) & set(tensors)]
+    stacked = any(len(e.sources) > 1 for e in entries)
+    if own and not stacked:
+        return layers_of(own)
+    divergent = {s.anchor for s in comparison.sites if s.port == "out" and s.isolated.divergent}
+    return layers_of([target.labels[t] for t in divergent if set(target.labels[t].tensors) & set(tensors)] or own)
+
+
+def _place_finding(comparison: Comparison, evidence: Evidence, group: list[Place]) -> Finding:
+    first = max(group, key=lambda p: p.ratio)
+    labels = place_labels(comparison, first)
+    cause, sentence = _static_reason(comparison, evidence, group)
+    notes: list[str] = []
+    suspects = entries_of(labels)
+    if cause is None and first.port != "out":
+        kept = narrowed(comparison, first)
+        if kept is not None:
+            suspects, note = kept
+            notes.append(note)
+    consumers = [comparison.target.labels[c] for p in group for c in p.consumers if c != OUTPUT]
+    named = references(cause[1] if cause else suspects)
+    return Finding(
+        kind=cause[0] if cause else "unknown",
+        cause="mapping" if cause else "unknown",
+        effect="diverges" if comparison.output.free.divergent else "none",
+        entries=named or references(suspects),
+        layers=layers_of(consumers),
+        site=site_name(comparison, first),
+        ratio=first.ratio,
+        explanation=sentence or _region_sentence(comparison, first, [r.name for r in named]),
+        evidence=notes + _where(comparison, first),
+    )
+
+
+def _region_sentence(comparison: Comparison, place: Place, suspects: list[str]) -> str:
+    if place.port == "out":
+        label = comparison.target.labels[place.consumers[0]]
+        return (
+            f"{label.site} gives another result than its source on the same input, although its values are as mapped: "
+            f"look at how this operand is used."
+        )
+    where = "the model's output" if place.consumers[0] == OUTPUT else comparison.target.labels[place.consumers[0]].site
+    several = "; every later place on the same stream follows from it" if place.merged else ""
+    return (
+        f"What lies before {where} computes something else from the same inputs{several}: "
+        f"look at the layout of {', '.join(suspects) or 'what feeds it'}, or at the model's code there."
+    )
+
+
+def _static_reason(
+    comparison: Comparison, evidence: Evidence, group: list[Place]
+) -> tuple[tuple[str, list[BoundEntry]] | None, str | None]:
+    """Kind, entries and sentence where the evidence before running already explains a place."""
+    target, sources = comparison.target, list(comparison.source.view.specs)
+    consumers = {c for p in group for c in p.consumers}
+    met = {m for p in group for x in (p, *p.merged) for m in x.met}
+    shifts = [s for s in evidence.shifts if s.meeting in met]
+    if shifts:
+        entries = [e for s in shifts for e in target.met_labels[s.meeting].entries]
+        due = shifts[0].source - shifts[0].target
+        return ("layout", entries), (
+            f"{references(entries)[0].name} is shifted: the source uses w {shifts[0].source:+g} where the target uses "
+            f"w {shifts[0].target:+g}; the entry should add {due:+g}."
+        )
+    for numbers, sentence in (
+        (evidence.mixed, "mixes input and output axes: a reshape where a transpose belongs"),
+        (evidence.shifted, "adds a constant to a matrix, which no other tensor can undo"),
+    ):
+        hit = [n for n in numbers if n in consumers or any(n in p.feeds for p in group)]
+        if hit:
+            entries = [e for n in hit for e in target.labels[n].entries]
+            return ("layout", entries), f"{references(entries)[0].name} {sentence}."
+    feeds = [d for d in evidence.feeds if d.anchor in consumers]
+    if feeds:
+        ours, theirs = ([sources[i] for i in getattr(feeds[0], side)] for side in ("only_target", "only_source"))
+        wrong = [
+            e for e in _made_from(target.met_labels if "region" in feeds[0].what else target.labels, ours, comparison)
+        ]
+        return ("layout", wrong or entries_of(target.labels[c] for c in consumers if c != OUTPUT)), (
+            f"{target.labels[feeds[0].anchor].site} meets other tensors than in the source ({feeds[0].what}): "
+            f"{_few(ours) or 'nothing'} here, {_few(theirs) or 'nothing'} there; two entries or layers are exchanged."
+        )
+    return None, None
+
+
+def _made_from(labels: Sequence[Label], names: list[str], comparison: Comparison) -> list[BoundEntry]:
+    return [e for x in labels for e in x.entries if set(e.sources) & set(names)]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _where(comparison: Comparison, place: Place) -> list[str]:
+    notes = []
+    if place.consumers[0] != OUTPUT:
+        anchor = comparison.target.graph.anchors[place.consumers[0]]
+        if str(anchor.where):
+            notes.append(f"in the target: {anchor.where}")
+    if place.port != "out" and exact_first_token(comparison, place):
+        notes.append("exact at the first position of every sequence, wrong after it")
+    if place.merged:
+        notes.append(f"{len(place.merged)} later places follow from it")
+    return notes
+
+
+def _precision_findings(comparison: Comparison) -> list[Finding]:
+    """Sites where the target's own casts add far more rounding than the source has."""
+    floors = [s for s in comparison.sites if _is_floor(s)]
+    casts = comparison.target.graph.casts
+    groups: dict[str, list[SiteMeasure]] = defaultdict(list)
+    for site in floors:
+        near = [c for c in casts if c.before in (site.anchor, site.anchor + 1)]
+        if near:
+            groups[f"{near[0].from_dtype} to {near[0].to_dtype} at {near[0].where or 'an unnamed place'}"].append(site)
+    return [_precision_finding(comparison, cast, sites) for cast, sites in groups.items()]
+
+
+def _is_floor(site: SiteMeasure) -> bool:
+    from ckptdbg.compare.noise import DIVERGENT
+
+    judged = site.isolated
+    return not judged.divergent and judged.own_noise >= DIVERGENT
+
+
+def _precision_finding(comparison: Comparison, cast: str, sites: list[SiteMeasure]) -> Finding:
+    labels = [comparison.target.labels[s.anchor] for s in sites]
+    worst = max(s.isolated.own_noise for s in sites)
+    return Finding(
+        kind="precision",
+        cause="model",
+        effect="none",
+        entries=references(entries_of(labels)),
+        layers=layers_of(labels),
+        site=f"{labels[0].site} {sites[0].port}",
+        ratio=worst,
+        explanation=f"The target casts {cast}: {worst:.3g} times the source's rounding, and gone when the cast is promoted.",
+    )

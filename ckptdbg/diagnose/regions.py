@@ -1,0 +1,87 @@
+"""From divergent sites to places: what is at fault lies in an anchor's own operand, or in the region before an ``in``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.sites import SiteMeasure
+
+OUTPUT = -1
+"""Stands for the model's output where a consumer's anchor index is asked for."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Somewhere the isolated pass found a difference, with what could have caused it there."""
+
+    port: str
+    """``out``: the anchor's own operand. ``in`` or ``output``: the region between planted values."""
+    consumers: tuple[int, ...]
+    """Target anchors whose ``out`` or ``in`` differs (several may read one activation)."""
+    feeds: frozenset[int]
+    met: frozenset[int]
+    ratio: float
+    """Worst isolated ratio among them, working precision."""
+    merged: tuple[Place, ...] = ()
+    """Later places explained by this one: whatever is wrong travels on along the residual stream."""
+
+
+def find_places(comparison: Comparison) -> list[Place]:
+    """Places of the isolated pass that diverge, in execution order, each cause once."""
+    sites = [s for s in comparison.sites if s.isolated.divergent]
+    outs = [Place("out", (s.anchor,), frozenset(), frozenset(), _ratio(s)) for s in sites if s.port == "out"]
+    regions = _regions(comparison, [s for s in sites if s.port == "in"])
+    if comparison.output.isolated.divergent:
+        graph = comparison.target.graph
+        ratio = comparison.output.isolated.working.ratio
+        regions.append(Place("output", (OUTPUT,), graph.output_feeds, graph.output_met, ratio))
+    regions = _report_feeder_once(comparison, regions)
+    end = len(comparison.target.graph.anchors)
+    return sorted(
+        [*outs, *regions], key=lambda p: (p.consumers[0] if p.consumers[0] != OUTPUT else end, p.port == "out")
+    )
+
+
+def _ratio(site: SiteMeasure) -> float:
+    return site.isolated.working.ratio
+
+
+def _regions(comparison: Comparison, sites: Sequence[SiteMeasure]) -> list[Place]:
+    """Anchors that read the same region (q, k and v after one norm) make one place."""
+    found: dict[tuple[frozenset[int], frozenset[int]], Place] = {}
+    for site in sites:
+        anchor = comparison.target.graph.anchors[site.anchor]
+        key = (anchor.feeds, anchor.met)
+        place = found.get(key)
+        if place is None:
+            found[key] = Place("in", (site.anchor,), *key, _ratio(site))
+        else:
+            found[key] = replace(place, consumers=(*place.consumers, site.anchor), ratio=max(place.ratio, _ratio(site)))
+    return list(found.values())
+
+
+def _report_feeder_once(comparison: Comparison, regions: list[Place]) -> list[Place]:
+    """Merge into a place the later ones it explains: those fed by all that feeds it, if *every* such region diverges.
+
+    One healthy region downstream on the same stream shows that the stream is sound, and then each place stands by itself.
+    """
+    kept: list[Place] = []
+    for place in regions:
+        owner = next((k for k in kept if k.feeds and place.feeds > k.feeds and _stream_is_bad(comparison, k)), None)
+        if owner is None:
+            kept.append(place)
+        else:
+            kept[kept.index(owner)] = replace(owner, merged=(*owner.merged, place), ratio=max(owner.ratio, place.ratio))
+    return kept
+
+
+def _stream_is_bad(comparison: Comparison, place: Place) -> bool:
+    graph = comparison.target.graph
+    later = [
+        s.isolated.divergent for s in comparison.sites if s.port == "in" and graph.anchors[s.anchor].feeds > place.feeds
+    ]
+    if graph.output_feeds > place.feeds:
+        later.append(comparison.output.isolated.divergent)
+    return bool(later) and all(later)

@@ -1,0 +1,108 @@
+"""Static evidence on structure: what feeds each paired anchor, and which region parameters it has met, on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ckptdbg.compare.features import Pairing
+from ckptdbg.mapping.layout import Along, Layout
+from ckptdbg.models.records import Graph
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the two graphs, under the pairing, do not have in common at one target anchor. Ordinals of source tensors."""
+
+    anchor: int
+    only_source: tuple[int, ...]
+    only_target: tuple[int, ...]
+    what: str
+    """``feeders`` or ``region parameters``"""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A region parameter whose composite shift differs: ``1 + w`` on one side meets ``w`` on the other."""
+
+    meeting: int
+    source: float
+    target: float
+
+
+def feed_differences(
+    source: Graph,
+    source_layouts: Sequence[Layout],
+    source_met: Sequence[Layout],
+    target: Graph,
+    target_layouts: Sequence[Layout],
+    target_met: Sequence[Layout],
+    pairing: Pairing,
+) -> list[Difference]:
+    """Where a paired anchor is fed by other tensors than its partner. Tensors that act as an anchor on one side and as a region
+    parameter on the other (a position table) prove nothing and are left out, and so are those that one side never meets."""
+    kinds = [_tensors(x) for x in (source_layouts, target_layouts, source_met, target_met)]
+    anchors, regions = kinds[0] & kinds[1], kinds[2] & kinds[3]
+    clear_anchors, clear_regions = anchors - kinds[2] - kinds[3], regions - kinds[0] - kinds[1]
+    found = []
+    for t, anchor in enumerate(target.anchors):
+        port = pairing.inputs[t]
+        if port is None:
+            continue
+        partners = [source.anchors[s] for s in port.anchors]
+        ours, theirs = (
+            _of(anchor.feeds, target_layouts),
+            _of(frozenset().union(*(p.feeds for p in partners)), source_layouts),
+        )
+        found += _differ(t, theirs & clear_anchors, ours & clear_anchors, "feeders")
+        ours, theirs = _of(anchor.met, target_met), _of(frozenset().union(*(p.met for p in partners)), source_met)
+        found += _differ(t, theirs & clear_regions, ours & clear_regions, "region parameters")
+    return found
+
+
+def shift_differences(source_met: Sequence[Layout], target_met: Sequence[Layout]) -> list[Shift]:
+    """Region parameters made from the same source tensor whose shifts differ at every use of it in the source."""
+    by_tensor: dict[tuple[int, ...], list[float]] = {}
+    for layout in source_met:
+        shift = _constant(layout.shift)
+        if layout.opaque is None and shift is not None:
+            by_tensor.setdefault(layout.tensors, []).append(shift)
+    found = []
+    for m, layout in enumerate(target_met):
+        shift = _constant(layout.shift)
+        theirs = by_tensor.get(layout.tensors)
+        if layout.opaque is None and layout.tensors and shift is not None and theirs and shift not in theirs:
+            found.append(Shift(m, theirs[0], shift))
+    return found
+
+
+def _constant(along: Along) -> float | None:
+    return float(along.values) if along.role == "constant" else None
+
+
+def _tensors(layouts: Sequence[Layout]) -> set[int]:
+    return {t for layout in layouts for t in layout.tensors}
+
+
+def _of(indices: frozenset[int], layouts: Sequence[Layout]) -> set[int]:
+    return {t for i in indices for t in layouts[i].tensors}
+
+
+def _differ(anchor: int, theirs: set[int], ours: set[int], what: str) -> list[Difference]:
+    if theirs == ours:
+        return []
+    return [Difference(anchor, tuple(sorted(theirs - ours)), tuple(sorted(ours - theirs)), what)]
+
+
+def mixed_layouts(layouts: Sequence[Layout]) -> list[int]:
+    """Operands in which a source axis runs along both axes: a reshape where a transpose belongs."""
+    return [i for i, layout in enumerate(layouts) if layout.mixed]
+
+
+def shifted_layouts(layouts: Sequence[Layout]) -> list[int]:
+    """Contraction operands with a constant added to the source's elements, which no activation can carry."""
+    return [
+        i for i, x in enumerate(layouts) if x.opaque is None and x.tensors and np.any(np.asarray(x.shift.values) != 0)
+    ]

@@ -1,0 +1,55 @@
+"""Mapping entries under suspicion, and how they are named in a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.labels import Label
+from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.mapping import BoundEntry
+from ckptdbg.result import EntryRef
+
+
+def place_labels(comparison: Comparison, place: Place) -> list[Label]:
+    """Labels of all that could be at fault in a place, strongest suspect first.
+
+    For a region: its own parameters, then the anchors that feed it, then the anchors that consume it. What a merged place adds
+    comes last.
+    """
+    target = comparison.target
+    consumers = [target.labels[c] for c in place.consumers if c != OUTPUT]
+    if place.port == "out":
+        return consumers
+    region = [target.met_labels[m] for m in sorted(place.met)]
+    feeders = [target.labels[f] for f in sorted(place.feeds, reverse=True)]
+    labels = [*region, *feeders, *consumers]
+    for merged in place.merged:
+        labels += [target.met_labels[m] for m in sorted(merged.met)]
+    return labels
+
+
+def references(entries: Iterable[BoundEntry]) -> list[EntryRef]:
+    """Entries as a finding names them: each template once."""
+    unique = {(e.name, e.file, e.line): EntryRef(name=e.name, file=e.file, line=e.line) for e in entries}
+    return list(unique.values())
+
+
+def entries_of(labels: Iterable[Label]) -> list[BoundEntry]:
+    return [entry for label in labels for entry in label.entries]
+
+
+def layers_of(labels: Iterable[Label]) -> list[str]:
+    """Layers in numeric order, each once."""
+    layers = {label.layer for label in labels if label.layer is not None}
+    return sorted(layers, key=_numeric)
+
+
+def _numeric(text: str) -> list[tuple[int, int, str]]:
+    parts = text.replace(", ", ".").split(".")
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+
+
+def site_name(comparison: Comparison, place: Place) -> str:
+    first = place.consumers[0]
+    return "output" if first == OUTPUT else f"{comparison.target.labels[first].site} {place.port}"

@@ -1,0 +1,122 @@
+"""Static evidence on values: every target tensor against what the mapping makes of the source, within its stored dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.noise import unit_roundoff
+
+Array = NDArray[np.generic]
+
+# A mapping may be applied op by op in the stored precision; four roundings cover its longest chains.
+_ROUNDINGS = 4
+
+
+@dataclass(frozen=True)
+class TensorDifference:
+    """A target tensor that is not what the mapping says it should be."""
+
+    tensor: str
+    wrong: int
+    """Elements outside rounding of the stored dtype."""
+    size: int
+    first: tuple[int, ...]
+    """Index of the worst element."""
+    found: float
+    expected: float
+    how: str
+    """One phrase: what the tensor is instead, as far as its own values tell."""
+
+
+def compare_tensors(
+    expected: Iterable[tuple[str, Array]], read: Callable[[str], Array], stored: Mapping[str, str]
+) -> list[TensorDifference]:
+    """Differences between ``expected`` (float64) and what ``read`` gives; ``stored`` names each tensor's stored dtype."""
+    found = []
+    for name, wanted in expected:
+        actual = np.asarray(read(name))
+        if actual.dtype.kind in "iub":
+            actual = actual.astype(np.float64)
+        difference = _compare(name, np.asarray(wanted, np.float64), actual.astype(np.float64), stored[name])
+        if difference is not None:
+            found.append(difference)
+    return found
+
+
+def wrong_elements(expected: Array, actual: Array, dtype: str) -> Array:
+    """Boolean mask of the elements that rounding to ``dtype`` does not explain."""
+    kind = np.dtype(dtype) if dtype in np.sctypeDict else np.dtype(getattr(ml_dtypes, dtype))
+    if kind.kind in "iub":
+        return expected != actual
+    scale = np.maximum(np.abs(expected), np.sqrt(np.mean(np.square(expected))) if expected.size else 0.0)
+    with np.errstate(invalid="ignore"):
+        close = np.abs(actual - expected) <= _ROUNDINGS * unit_roundoff(kind) * scale
+    return ~(close | (expected == actual) | (np.isnan(expected) & np.isnan(actual)))
+
+
+def _compare(name: str, expected: Array, actual: Array, dtype: str) -> TensorDifference | None:
+    if expected.shape != actual.shape:
+        return TensorDifference(
+            name, actual.size, actual.size, (), np.nan, np.nan, f"shape {actual.shape} where {expected.shape} is due"
+        )
+    wrong = wrong_elements(expected, actual, dtype)
+    count = int(wrong.sum())
+    if not count:
+        return None
+    worst = np.unravel_index(int(np.argmax(np.where(wrong, np.abs(np.nan_to_num(actual) - expected), -1))), wrong.shape)
+    first = tuple(int(i) for i in worst)
+    how = _how(expected, actual, wrong, count)
+    return TensorDifference(name, count, wrong.size, first, float(actual[first]), float(expected[first]), how)
+
+
+def _how(expected: Array, actual: Array, wrong: Array, count: int) -> str:
+    if not np.isfinite(actual).all():
+        return f"{int((~np.isfinite(actual)).sum())} of {actual.size} elements are NaN or infinite"
+    if not actual.any():
+        return "all zeros: never loaded?"
+    if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and np.allclose(actual, expected.T, rtol=1e-6):
+        return "the transpose of what the mapping makes"
+    for name in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"):
+        rounded = expected.astype(np.float32).astype(getattr(ml_dtypes, name, name)).astype(np.float64)
+        if np.array_equal(rounded, actual):
+            return f"rounded to {name}"
+    ratio, shift = _affine(expected, actual)
+    if ratio is not None:
+        return f"every element times {ratio:.6g}"
+    if shift is not None:
+        return f"every element plus {shift:.6g}"
+    if np.array_equal(np.sort(expected, axis=None), np.sort(actual, axis=None)):
+        return "the same values in another order"
+    if count <= max(8, expected.size // 100):
+        where = ", ".join(str(tuple(int(i) for i in x)) for x in np.argwhere(wrong)[:3])
+        return f"{count} of {expected.size} elements differ, at {where}{', ...' if count > 3 else ''}"
+    return f"{count} of {expected.size} elements differ"
+
+
+def _affine(expected: Array, actual: Array) -> tuple[float | None, float | None]:
+    """The one factor, or the one term, that explains all elements within single precision."""
+    alive = expected != 0
+    if alive.any():
+        ratio = float(np.median(actual[alive] / expected[alive]))
+        if np.allclose(expected * ratio, actual, rtol=1e-5, atol=0):
+            return ratio, None
+    shift = float(np.median(actual - expected))
+    if np.allclose(expected + shift, actual, rtol=1e-5, atol=1e-6 * abs(shift)):
+        return None, shift
+    return None, None
+
+
+def same_elsewhere(
+    difference: TensorDifference, actual: Array, expected: Iterable[tuple[str, Array]], dtype: str
+) -> str | None:
+    """Name of another target tensor whose due value is exactly what stands here, if there is one."""
+    for name, wanted in expected:
+        if name != difference.tensor and wanted.shape == actual.shape:
+            if not wrong_elements(np.asarray(wanted, np.float64), actual.astype(np.float64), dtype).any():
+                return name
+    return None
