@@ -1,1 +1,43 @@
-"""ckptdbg: finds where, and in which mapping entry, a converted model checkpoint goes wrong."""
+"""ckptdbg: finds where, and in which mapping entry, a converted model checkpoint goes wrong.
+
+Nothing heavy is imported until a name is used: ``import ckptdbg`` needs neither torch nor jax.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ckptdbg.errors import CkptdbgError as CkptdbgError
+    from ckptdbg.mapping import Mapping as Mapping
+    from ckptdbg.models import JaxModel as JaxModel
+    from ckptdbg.result import Result as Result
+    from ckptdbg.session import assert_equivalent as assert_equivalent
+    from ckptdbg.session import capture as capture
+    from ckptdbg.session import compare as compare
+    from ckptdbg.session import open_session as open
+
+_WHERE = {
+    "CkptdbgError": ("ckptdbg.errors", "CkptdbgError"),
+    "JaxModel": ("ckptdbg.models", "JaxModel"),
+    "Mapping": ("ckptdbg.mapping", "Mapping"),
+    "Result": ("ckptdbg.result", "Result"),
+    "assert_equivalent": ("ckptdbg.session", "assert_equivalent"),
+    "capture": ("ckptdbg.session", "capture"),
+    "compare": ("ckptdbg.session", "compare"),
+    "open": ("ckptdbg.session", "open_session"),
+}
+
+__all__ = ["CkptdbgError", "JaxModel", "Mapping", "Result", "assert_equivalent", "capture", "compare", "open"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from ckptdbg.report.entries import EntryView
+    from ckptdbg.report.pictures import Pictures
 
 Verdict = Literal["divergent", "definition-differs", "cannot-tell", "precision-floor", "equivalent"]
 
@@ -74,7 +80,7 @@ class Isolated(Record):
 
 
 class Site(Record):
-    """One compared side (port ``in`` or ``out``) of an anchor, a block output (``block``) or the model's output (``output``)."""
+    """One compared side (port ``in`` or ``out``) of an anchor, a block's output (``block``) or the model's (``output``)."""
 
     site: str
     entry: str | None
@@ -147,3 +153,45 @@ class Result(Record):
     probe: dict[str, Any]
     environment: dict[str, Any]
     timings: dict[str, float]
+    nonfinite: str | None = None
+    """Numbers outside any site that were NaN or infinite and are null."""
+
+    # The writers are imported when asked for: they build on this module.
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Result:
+        """Read what ``to_json`` wrote. Raises ``CkptdbgError``."""
+        from ckptdbg.report.json import read
+
+        return read(path)
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``schema: ckptdbg.result/1``; a NaN or infinite number is null, with a ``nonfinite`` note beside it."""
+        from ckptdbg.report.json import write
+
+        return write(self, path)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write one line per compared site."""
+        from ckptdbg.report.table import to_csv
+
+        return to_csv(self, path)
+
+    def to_markdown(self, path: str | os.PathLike[str]) -> Path:
+        """Write the findings and the worst sites as Markdown."""
+        from ckptdbg.report.markdown import write
+
+        return write(self, path)
+
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        pictures: Pictures | None = None,
+        entries: list[EntryView] | None = None,
+    ) -> Path:
+        """Write one self-contained page. ``pictures`` are the values at the first divergence, ``entries`` the mapping
+        entries to show under the findings that name them."""
+        from ckptdbg.report.html import write
+
+        return write(self, path, pictures=pictures, entries=entries)

@@ -140,7 +140,7 @@ GARBAGE = "garbage"
 
 CAUSES = {
     REPETITION: "the target repeats itself and the source does not: attention has often lost its positions; look at "
-    "the layout of the query and key projections (half-split against interleaved RoPE), at the rotary base and scaling, "
+    "the layout of the query and key projections (half-split against interleaved RoPE), at rotary base and scaling, "
     "and at the mask",
     GARBAGE: "the target writes garbage and the source does not: look at the embedding and output head (rows, tying, "
     "padding, scale), at the order of layers and at norm scales (w against 1 + w)",

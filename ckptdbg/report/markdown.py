@@ -1,0 +1,97 @@
+"""A result as Markdown, for a pull request or an issue."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ckptdbg.report.files import write_text
+from ckptdbg.report.names import number, op, place, visible
+from ckptdbg.report.words import BADGE, MARK, ratio_of, sentence, title
+from ckptdbg.result import Finding, Repair, Result
+
+WORST = 20
+
+
+def dumps(result: Result) -> str:
+    """Markdown (GitHub's tables). Names stand in code spans and prose is escaped, so no name can become markup."""
+    blocks = [f"# {MARK[result.verdict]} {BADGE[result.verdict]}", prose(sentence(result))]
+    for index, finding in enumerate(result.findings, 1):
+        blocks += _finding(index, finding)
+    blocks += ["## Sites farthest from noise", _worst_sites(result)]
+    if result.logits is not None:
+        figures = result.logits.model_dump(exclude={"greedy", "tips"})
+        blocks += ["## Logits", _table(("figure", "value"), ((code(k), number(v, 4)) for k, v in figures.items()))]
+        blocks += [f"- {prose(tip)}" for tip in result.logits.tips]
+    if result.not_compared:
+        rows = ((code(n.name), n.side, prose(n.reason)) for n in result.not_compared)
+        blocks += ["## Not compared", _table(("name", "side", "reason"), rows)]
+    if result.coverage.unexercised:
+        names = "\n".join(f"- {code(name)}" for name in result.coverage.unexercised)
+        blocks += ["## Parameters the probe did not reach", names]
+    return "\n\n".join(blocks) + "\n"
+
+
+def write(result: Result, path: str | os.PathLike[str]) -> Path:
+    """Write ``dumps(result)``. Raises ``CkptdbgError`` when the file cannot be written."""
+    return write_text(path, dumps(result))
+
+
+def code(text: object) -> str:
+    """A code span that holds any text, also inside a table."""
+    shown = visible(text).replace("|", "\\|") or " "
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{ticks}{pad}{shown}{pad}{ticks}"
+
+
+def prose(text: str) -> str:
+    """Text that stays text: neither HTML nor Markdown."""
+    return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(visible(text), quote=False))
+
+
+def _finding(index: int, finding: Finding) -> list[str]:
+    facts = [
+        f"- cause: {finding.cause}, effect: {finding.effect}, ratio {number(finding.ratio)}",
+        *(f"- entry {code(e.name)} {code(place(e.file, e.line)) if e.file else ''}".rstrip() for e in finding.entries),
+        *(f"- {prose(line)}" for line in finding.evidence),
+        *(f"- excluded: {prose(line)}" for line in finding.excluded),
+    ]
+    blocks = [f"## {index}. {prose(title(finding))}", prose(finding.explanation), "\n".join(facts)]
+    if finding.repair is not None:
+        blocks += _repair(finding.repair)
+    return blocks
+
+
+def _repair(repair: Repair) -> list[str]:
+    proof = "verified by running it" if repair.verified else "not verified"
+    ratios = f"ratio {number(repair.ratio_before)} becomes {number(repair.ratio_after)}"
+    changes = [f"- remove {code(op(o))}" for o in repair.ops_before] + [
+        f"- add {code(op(o))}" for o in repair.ops_after
+    ]
+    return [f"Repair of {code(repair.entry)} ({proof}), {ratios}:", "\n".join(changes)]
+
+
+def _worst_sites(result: Result) -> str:
+    # A site without a number was not finite: nothing is farther from noise.
+    worst = sorted(result.sites, key=lambda s: -(float("inf") if (r := ratio_of(s)) is None else r))[:WORST]
+    rows = (
+        (
+            code(site.site),
+            site.port,
+            code(site.layer) if site.layer is not None else "",
+            number(site.ratio),
+            number(site.isolated.ratio) if site.isolated else "–",
+            prose(site.nonfinite or ""),
+        )
+        for site in worst
+    )
+    return _table(("site", "port", "layer", "ratio", "isolated ratio", "note"), rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,125 @@
+"""A result on a terminal: the verdict, what to look at, and where the noise was left. Plain when piped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ckptdbg.report.grid import Floats, layers_by_sites
+from ckptdbg.report.names import number, op, visible
+from ckptdbg.report.words import BADGE, MARK, sentence, suspect, title
+from ckptdbg.result import Finding, Logits, Result
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+COLOUR = {
+    "divergent": "red",
+    "definition-differs": "magenta",
+    "cannot-tell": "yellow",
+    "precision-floor": "cyan",
+    "equivalent": "green",
+}
+MOST_LAYERS = 8
+MOST_SITES = 24
+
+
+def show(result: Result, console: Console) -> None:
+    """Print ``result``. Names are printed as they are: they are never read as markup or as terminal escapes."""
+    from rich.text import Text
+
+    colour = COLOUR[result.verdict]
+    verdict = Text(f"{MARK[result.verdict]} {BADGE[result.verdict].upper()}", style=f"bold {colour}")
+    console.print(verdict, Text(sentence(result)), sep="  ", soft_wrap=True)
+    for index, finding in enumerate(result.findings, 1):
+        console.print()
+        for line, style in _finding(index, finding):
+            console.print(Text(line, style=style), soft_wrap=True)
+    if result.sites:
+        console.print()
+        console.print(_table(result))
+    if result.logits is not None:
+        console.print(Text(_logits(result.logits)), soft_wrap=True)
+        for tip in result.logits.tips:
+            console.print(Text(f"tip: {visible(tip)}"), soft_wrap=True)
+    if result.not_compared:
+        names = ", ".join(visible(n.name) for n in result.not_compared[:4])
+        more = f" and {len(result.not_compared) - 4} more" if len(result.not_compared) > 4 else ""
+        console.print(Text(f"not compared: {names}{more}"), soft_wrap=True)
+
+
+def _finding(index: int, finding: Finding) -> list[tuple[str, str]]:
+    lines = [
+        (f"{index}. {title(finding)}   ratio {number(finding.ratio)}", "bold"),
+        (f"   {visible(finding.explanation)}", ""),
+    ]
+    lines += [(f"   entry  {suspect(entry)}", "cyan") for entry in finding.entries]
+    if finding.repair is not None:
+        state = "verified" if finding.repair.verified else "not verified"
+        lines.append((f"   repair of {visible(finding.repair.entry)} ({state})", ""))
+        lines += [(f"     - {op(step)}", "red") for step in finding.repair.ops_before]
+        lines += [(f"     + {op(step)}", "green") for step in finding.repair.ops_after]
+    return lines
+
+
+def _table(result: Result) -> Table:
+    """Sites by layers; the layers and sites farthest from noise where there are too many, still in execution order."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = layers_by_sites(result)
+    alone = not np.isnan(grid.isolated).all()
+    shown = grid.isolated if alone else grid.free
+    layers, sites = _farthest(shown, 1, MOST_LAYERS), _farthest(shown, 0, MOST_SITES)
+    left = len(grid.sites) - len(sites), len(grid.layers) - len(layers)
+    table = Table(
+        title=f"error in units of rounding noise, {'each piece judged alone' if alone else 'free running'}",
+        caption=f"not shown, nearer to noise: {left[0]} sites, {left[1]} layers" if any(left) else None,
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column("site" if grid.layers == ("",) else "site \\ layer", no_wrap=True)
+    for layer in layers:
+        table.add_column(Text(visible(grid.layers[layer])), justify="right", no_wrap=True)
+    for site in sites:
+        # What lies outside the layers has one value, told once.
+        cells = [_cell(shown[layer, site], result) for layer in (layers[:1] if site in grid.outside else layers)]
+        table.add_row(Text(grid.sites[site]), *(Text(text, style=style) for text, style in cells))
+    return table
+
+
+def _farthest(values: Floats, axis: int, most: int) -> list[int]:
+    """Indices, in their order, of the ``most`` largest maxima of ``values`` along ``axis``; all-NaN lines are left out."""
+    maxima = np.fmax.reduce(values, axis=axis)
+    ranked = np.argsort(-maxima, kind="stable")
+    return sorted(index for index in ranked[:most].tolist() if not np.isnan(maxima[index]))
+
+
+def _cell(ratio: float, result: Result) -> tuple[str, str]:
+    # The signs are for pipes and for eyes that see no red.
+    if ratio > result.noise.divergent:
+        return f"{_short(ratio)} !", "bold red"
+    return (f"{_short(ratio)} ?", "yellow") if ratio > result.noise.suspect else (f"{_short(ratio)}  ", "")
+
+
+def _short(ratio: float) -> str:
+    if np.isnan(ratio):
+        return "–"
+    return "nonfinite" if np.isinf(ratio) else number(float(ratio), 2)
+
+
+def _logits(logits: Logits) -> str:
+    return (
+        f"logits: KL {number(logits.kl_mean_nats)} nats per token (worst {number(logits.kl_max_nats)}), "
+        f"top-1 agreement {_percent(logits.top1_agreement)}, top-10 overlap {_percent(logits.topk_overlap)}, "
+        f"largest difference {number(logits.max_abs)}"
+    )
+
+
+def _percent(share: float | None) -> str:
+    # Not rounded up: 99.96 % is not agreement.
+    return "–" if share is None else f"{int(share * 1000) / 10:g}%"
