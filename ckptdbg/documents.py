@@ -1,0 +1,70 @@
+"""YAML documents in which every key knows its line. Configs and mappings are read with it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from ckptdbg.errors import CkptdbgError
+
+
+def read_text(path: Path, error: type[CkptdbgError]) -> str:
+    """The text of a file; ``error`` where there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as cause:
+        raise error(
+            "no such file", where=str(path), hint="check the path; it is relative to where it is written"
+        ) from cause
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"cannot be read as text ({cause})", where=str(path)) from cause
+
+
+def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
+    """The document as a mapping that keeps comments and lines; ``error`` with file:line where it is not one."""
+    try:
+        document = YAML().load(text)
+    except MarkedYAMLError as cause:
+        mark = cause.problem_mark or cause.context_mark
+        where = f"{file}:{mark.line + 1}" if mark else file
+        raise error(f"not valid YAML: {cause.problem or cause.context}", where=where) from cause
+    except YAMLError as cause:
+        raise error(f"not valid YAML: {cause}", where=file) from cause
+    if not isinstance(document, CommentedMap):
+        found = "nothing" if document is None else type(document).__name__
+        raise error("not a document", where=f"{file}:1", found=found, expected="keys and values")
+    return document
+
+
+def dump_yaml(document: Any) -> str:
+    """The document as text, comments kept."""
+    yaml, stream = YAML(), io.StringIO()
+    yaml.width = 120
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def line_of(node: Any, key: str | int | None = None) -> int:
+    """The line (from 1) of a node, or of one key or item in it."""
+    if not isinstance(node, CommentedMap | CommentedSeq):
+        return 1
+    if key is not None and key in (node.lc.data or {}):
+        return node.lc.data[key][0] + 1
+    return node.lc.line + 1
+
+
+def plain(node: Any) -> Any:
+    """The same values as ordinary dicts, lists and scalars."""
+    if isinstance(node, dict):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [plain(item) for item in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node

@@ -1,0 +1,132 @@
+"""A mapping as it is written: read, checked, changed, written back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping as Dict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.documents import dump_yaml, line_of, parse_yaml, plain, read_text
+from ckptdbg.errors import MappingError
+from ckptdbg.mapping.bind import bind
+from ckptdbg.mapping.bound import BoundMapping
+from ckptdbg.mapping.expressions import Scope, near
+from ckptdbg.mapping.parse import Entry, Variable, check_keys, parse_entry, parse_variable
+
+KEYS = ("version", "variables", "entries", "ignore")
+
+
+@dataclass(frozen=True)
+class Ignore:
+    """Globs of tensor names that no entry needs to mention."""
+
+    source: tuple[str, ...] = ()
+    target: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """How a source checkpoint becomes a target checkpoint. Made by ``load``, ``loads`` or ``from_dict``."""
+
+    file: str
+    text: str
+    """The YAML it was read from."""
+    variables: tuple[Variable, ...]
+    entries: tuple[Entry, ...]
+    ignore: Ignore
+
+    @classmethod
+    def load(cls, path: str | Path) -> Mapping:
+        """Read and check a mapping file; ``MappingError`` with file:line where it is not one."""
+        return cls.loads(read_text(Path(path), MappingError), file=str(path))
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], file: str = "<mapping>") -> Mapping:
+        """The same from a dict; lines count in the YAML it would be written as."""
+        return cls.loads(dump_yaml(data), file=file)
+
+    @classmethod
+    def loads(cls, text: str, file: str = "<mapping>") -> Mapping:
+        """The same from YAML text."""
+        document = parse_yaml(text, file, MappingError)
+        check_keys(document, KEYS, "a mapping", file)
+        if document.get("version") != 1:
+            where = f"{file}:{line_of(document, 'version')}"
+            raise MappingError("unknown version", where=where, found=plain(document.get("version")), expected=1)
+        nodes = document.get("entries")
+        if not isinstance(nodes, list) or not nodes:
+            raise MappingError("a mapping without entries", where=f"{file}:{line_of(document, 'entries')}")
+        entries = _unique([parse_entry(node, file, line_of(nodes, i)) for i, node in enumerate(nodes)])
+        return cls(file, text, _variables(document, file), entries, _ignore(document, file))
+
+    def scope(self, config: Dict[str, Any] | None) -> Scope:
+        """Every variable with its number; ``MappingError`` where one has none."""
+        scope = Scope({}, config or {})
+        for variable in self.variables:
+            scope = scope.with_values({variable.name: variable.value(scope)})
+        return scope
+
+    def bind(
+        self, config: Dict[str, Any] | None, source: Dict[str, TensorSpec], target: Dict[str, TensorSpec]
+    ) -> BoundMapping:
+        """Every entry with its tensors and numbers, checked for completeness and shapes; ``MappingError`` where it does not fit."""
+        names = {variable.name for variable in self.variables}
+        return bind(
+            self.entries, self.scope(config), names, source, target, self.ignore.source, self.ignore.target, self.file
+        )
+
+    def ops(self, name: str) -> list[Any]:
+        """The ops of the entry of this name, as they stand in the file (dicts, or text for an op without keys)."""
+        return plain(self._node(parse_yaml(self.text, self.file, MappingError), name).get("ops")) or []
+
+    def with_ops(self, name: str, ops: Sequence[Any]) -> Mapping:
+        """The mapping with other ops in one entry; comments elsewhere stay. ``Mapping.text`` is what to write to a file."""
+        document = parse_yaml(self.text, self.file, MappingError)
+        node = self._node(document, name)
+        if ops:
+            node["ops"] = list(ops)
+        else:
+            node.pop("ops", None)
+        return Mapping.loads(dump_yaml(document), self.file)
+
+    def _node(self, document: Any, name: str) -> Any:
+        for entry, node in zip(self.entries, document["entries"], strict=True):
+            if entry.name == name:
+                return node
+        hint = near(name, [entry.name for entry in self.entries]) or None
+        raise MappingError(f"no entry {name}", where=self.file, hint=hint)
+
+
+def _variables(document: Any, file: str) -> tuple[Variable, ...]:
+    nodes = document.get("variables") or {}
+    if not isinstance(nodes, dict):
+        raise MappingError("variables is not a mapping", where=f"{file}:{line_of(document, 'variables')}")
+    return tuple(parse_variable(str(key), value, f"{file}:{line_of(nodes, key)}") for key, value in nodes.items())
+
+
+def _ignore(document: Any, file: str) -> Ignore:
+    node, where = document.get("ignore") or {}, f"{file}:{line_of(document, 'ignore')}"
+    if not isinstance(node, dict):
+        raise MappingError("ignore is not a mapping", where=where, expected="{source: [globs], target: [globs]}")
+    check_keys(node, ("source", "target"), "ignore", file)
+    globs = {key: plain(value) or [] for key, value in node.items()}
+    for key, value in globs.items():
+        if not isinstance(value, list):
+            raise MappingError(f"ignore {key} is not a list", where=f"{file}:{line_of(node, key)}", found=repr(value))
+    return Ignore(**{key: tuple(map(str, value)) for key, value in globs.items()})
+
+
+def _unique(entries: list[Entry]) -> tuple[Entry, ...]:
+    """Entries whose names differ: reports tell entries apart by name."""
+    seen: dict[str, Entry] = {}
+    counts: Counter[str] = Counter()
+    for entry in entries:
+        counts[entry.name] += 1
+        name = entry.name if counts[entry.name] == 1 else f"{entry.name}#{counts[entry.name]}"
+        seen[name] = dataclasses.replace(entry, name=name)
+    return tuple(seen.values())
