@@ -1,30 +1,19 @@
-"""Heatmaps as SVG that a page can hold inline: no network, light and dark, alternative text, NaN hatched."""
+"""The pictures of a report: ratios over layers and sites, and the values at the first divergence."""
 
 from __future__ import annotations
 
-import base64
-import io
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.report.canvas import INK, Picture, figure, finish, hatch, outline, own_style, strip, ticks
 from ckptdbg.report.grid import Floats, Grid, shrink
 from ckptdbg.report.names import number, visible
 from ckptdbg.result import Noise, Result
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-INK = "#010203"
-"""Stands for the text colour while drawing; the finished SVG has ``currentColor`` there, which follows the theme."""
-THEME = "<style>svg{color:#33363d}@media(prefers-color-scheme:dark){svg{color:#c9ccd3}}</style>"
-MARKED = "#ff5a36"
 LARGEST = (96, 128)
 """Rows and columns drawn at most: beyond that one cell is smaller than a pixel on a page."""
 
@@ -44,49 +33,39 @@ class Pictures:
     column_labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A finished picture: ``uri`` is a ``data:`` address for an ``img``, ``alt`` says in words what it shows."""
-
-    uri: str
-    alt: str
-
-
-@_own_style()
+@own_style()
 def ratios(grid: Grid, noise: Noise) -> Picture:
     """Free-running and isolated ratios side by side on one log scale, with the two thresholds on it."""
-    figure = _figure(
-        width=max(7.0, 2.6 + 0.34 * len(grid.sites)), height=2.1 + 0.24 * min(len(grid.layers), LARGEST[0])
-    )
+    sheet = figure(width=max(7.0, 2.6 + 0.34 * len(grid.sites)), height=2.1 + 0.24 * min(len(grid.layers), LARGEST[0]))
     both = np.stack([grid.free, grid.isolated])
     finite = both[np.isfinite(both)]
     top = max(1.25 * math.log10(noise.divergent), math.log10(finite.max()) if finite.size and finite.max() > 0 else 0)
-    axes = figure.subplots(1, 2, sharey=True)
+    axes = sheet.subplots(1, 2, sharey=True)
     image = None
     for ax, values, name in zip(axes, both, ("free running", "each piece alone"), strict=True):
         shown = shrink(np.where(np.isinf(values), np.nan, _log10(values)), *LARGEST)
         image = ax.imshow(shown, cmap="viridis", vmin=0, vmax=top, aspect="auto", interpolation="none")
-        _hatch(ax, shrink(np.isinf(values).astype(float), *LARGEST) > 0)
-        _outline(ax, shown > math.log10(noise.divergent))
+        hatch(ax, shrink(np.isinf(values).astype(float), *LARGEST) > 0)
+        outline(ax, shown > math.log10(noise.divergent))
         ax.set_title(name, fontsize=10, color=INK)
-        _ticks(ax.set_xticks, grid.sites, shown.shape[1], LARGEST[1], rotation=90)
-        _ticks(ax.set_yticks, grid.layers, shown.shape[0], LARGEST[0])
+        ticks(ax.set_xticks, grid.sites, shown.shape[1], LARGEST[1], rotation=90)
+        ticks(ax.set_yticks, grid.layers, shown.shape[0], LARGEST[0])
     axes[0].set_ylabel("layer" if grid.layers != ("",) else "", color=INK)
     assert image is not None
-    bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
+    bar = sheet.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
     for limit in (noise.suspect, noise.divergent):
         bar.ax.axhline(math.log10(limit), color="white", linewidth=2.5)
         bar.ax.axhline(math.log10(limit), color="black", linewidth=1)
     _decades(bar, top, noise)
-    return _finish(figure, _alt_ratios(grid, noise))
+    return finish(sheet, _alt_ratios(grid, noise))
 
 
-@_own_style()
+@own_style()
 def course(result: Result) -> Picture:
     """Ratio in execution order: the line leaves noise where the models part."""
     sites = sorted(result.sites, key=lambda site: site.order)
-    figure = _figure(width=11, height=2.4)
-    ax = figure.subplots()
+    sheet = figure(width=11, height=2.4)
+    ax = sheet.subplots()
     orders = np.arange(len(sites))
     free = np.array([_number(site.ratio) for site in sites])
     alone = np.array([_number(site.isolated.ratio if site.isolated else None) for site in sites])
@@ -100,28 +79,28 @@ def course(result: Result) -> Picture:
     ax.set_xlabel("sites in execution order", color=INK)
     ax.set_ylabel("times noise", color=INK)
     ax.legend(frameon=False, labelcolor=INK, fontsize=8, loc="upper left", bbox_to_anchor=(0, 1.18), ncols=2)
-    _strip(ax)
-    return _finish(figure, "Ratio of error to rounding noise at every site, in execution order, on a log scale.")
+    strip(ax)
+    return finish(sheet, "Ratio of error to rounding noise at every site, in execution order, on a log scale.")
 
 
-@_own_style()
+@own_style()
 def values(pictures: Pictures) -> Picture:
     """Source, target and their difference, tokens by features; the two models share one scale."""
-    figure = _figure(width=11, height=3.4)
+    sheet = figure(width=11, height=3.4)
     parts = [np.asarray(a, dtype=np.float64) for a in (pictures.source, pictures.target, pictures.difference)]
     small = [shrink(part, *LARGEST) for part in (parts[0], parts[1], np.abs(parts[2]))]
     limit = max((float(np.abs(part[np.isfinite(part)]).max(initial=0)) for part in small[:2]), default=0) or 1.0
-    axes = figure.subplots(1, 3, sharey=True)
+    axes = sheet.subplots(1, 3, sharey=True)
     for ax, part, name in zip(axes, small, ("source", "target", "size of the difference"), strict=True):
         bounds: dict[str, float] = {} if name.startswith("size") else {"vmin": -limit, "vmax": limit}
         shown = np.where(np.isfinite(part), part, np.nan)
         cmap = "cividis" if bounds else "viridis"
         image = ax.imshow(shown, cmap=cmap, aspect="auto", interpolation="none", **bounds)
-        _hatch(ax, ~np.isfinite(part))
+        hatch(ax, ~np.isfinite(part))
         ax.set_title(name, fontsize=10, color=INK)
-        _ticks(ax.set_xticks, pictures.column_labels, shown.shape[1], LARGEST[1], rotation=90)
-        _ticks(ax.set_yticks, pictures.row_labels, shown.shape[0], LARGEST[0])
-        bar = figure.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
+        ticks(ax.set_xticks, pictures.column_labels, shown.shape[1], LARGEST[1], rotation=90)
+        ticks(ax.set_yticks, pictures.row_labels, shown.shape[0], LARGEST[0])
+        bar = sheet.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
         bar.ax.tick_params(colors=INK, labelsize=7)
         bar.outline.set_visible(False)  # type: ignore[operator]
     axes[0].set_ylabel("tokens", color=INK)
@@ -129,26 +108,7 @@ def values(pictures: Pictures) -> Picture:
     worst = float(np.nanmax(np.abs(parts[2]))) if np.isfinite(parts[2]).any() else math.nan
     bad = sum(int((~np.isfinite(part)).sum()) for part in parts[:2])
     alt = f"{visible(pictures.title)}: {rows} tokens by {columns} features; largest difference {number(worst)}."
-    return _finish(figure, alt + (f" {bad} values are not finite (hatched)." if bad else ""))
-
-
-@contextmanager
-def _own_style() -> Iterator[None]:
-    """Matplotlib as shipped: a user's style (LaTeX text, a dark background) must not break or recolour a report."""
-    import matplotlib
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        # Text stays text (selectable, small), and the same result gives the same bytes.
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ckptdbg"})
-        yield
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Figure alone, not pyplot: nothing global, no display, no leak.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    return finish(sheet, alt + (f" {bad} values are not finite (hatched)." if bad else ""))
 
 
 def _log10(values: Floats) -> Floats:
@@ -158,57 +118,6 @@ def _log10(values: Floats) -> Floats:
 
 def _number(value: float | None) -> float:
     return math.nan if value is None or value <= 0 else value
-
-
-def _hatch(ax: Axes, mask: NDArray[np.bool_]) -> None:
-    """Hatch the cells of ``mask`` ``[rows, columns]``, one rectangle for each run of cells in a row."""
-    from matplotlib.patches import Rectangle
-
-    for row, column, width in _runs(mask):
-        ax.add_patch(
-            Rectangle((column - 0.5, row - 0.5), width, 1, fill=False, hatch="////", edgecolor=INK, linewidth=0)
-        )
-
-
-def _outline(ax: Axes, mask: NDArray[np.bool_]) -> None:
-    """Draw the border of the cells of ``mask``."""
-    from matplotlib.collections import LineCollection
-
-    padded = np.pad(mask, 1)
-    across = [((c - 0.5, r - 0.5), (c + 0.5, r - 0.5)) for r, c in np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])]
-    down = [((c - 0.5, r - 0.5), (c - 0.5, r + 0.5)) for r, c in np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])]
-    ax.add_collection(LineCollection(across + down, colors=MARKED, linewidths=1.8, clip_on=False), autolim=False)
-
-
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int, int]]:
-    """Row, first column and length of every run of True."""
-    edges = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    starts, ends = np.argwhere(edges == 1), np.argwhere(edges == -1)
-    return [(int(r), int(c), int(e - c)) for (r, c), (_, e) in zip(starts, ends, strict=True)]
-
-
-def _ticks(setter: Any, labels: tuple[str, ...], cells: int, limit: int, *, most: int = 48, rotation: int = 0) -> None:
-    """Label every cell, or every n-th where they would touch. A shrunk axis is labelled by its groups' first names."""
-    if not labels:
-        setter([])
-        return
-    step = max(1, math.ceil(cells / most))
-    chosen = range(0, cells, step)
-    names = [_short(labels[i if len(labels) <= limit else i * len(labels) // cells]) for i in chosen]
-    # Dollar signs would otherwise start a formula, and a hostile name could stop the drawing.
-    setter(list(chosen), names, rotation=rotation, fontsize=7, color=INK, parse_math=False)
-
-
-def _short(name: str, most: int = 34) -> str:
-    name = visible(name)
-    return name if len(name) <= most else f"…{name[1 - most :]}"
-
-
-def _strip(ax: Axes) -> None:
-    ax.tick_params(colors=INK, labelsize=8)
-    for side, spine in ax.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
 
 
 def _decades(bar: Any, top: float, noise: Noise) -> None:
@@ -229,17 +138,3 @@ def _alt_ratios(grid: Grid, noise: Noise) -> str:
     return f"Ratio of error to rounding noise for {len(grid.layers)} layers by {len(grid.sites)} sites. " + "; ".join(
         parts
     )
-
-
-def _finish(figure: Figure, alt: str) -> Picture:
-    figure.patch.set_alpha(0)
-    for ax in figure.axes:
-        ax.patch.set_alpha(0)
-        ax.tick_params(colors=INK)
-        for spine in ax.spines.values():
-            spine.set_edgecolor(INK)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue().replace(INK, "currentColor").replace("<defs>", f"{THEME}<defs>", 1)
-    data = base64.b64encode(svg.encode()).decode()
-    return Picture(uri=f"data:image/svg+xml;base64,{data}", alt=alt)

@@ -93,7 +93,7 @@ def _table(result: Result) -> Table:
 
 
 def _farthest(values: Floats, axis: int, most: int) -> list[int]:
-    """Indices, in their order, of the ``most`` largest maxima of ``values`` along ``axis``; all-NaN lines are left out."""
+    """Indices, in their order, of the ``most`` largest maxima of ``values`` along ``axis``; NaN alone is left out."""
     maxima = np.fmax.reduce(values, axis=axis)
     ranked = np.argsort(-maxima, kind="stable")
     return sorted(index for index in ranked[:most].tolist() if not np.isnan(maxima[index]))
