@@ -45,7 +45,8 @@ def measure_output(graph: Graph, pairing: Pairing, source: SourceRuns, free: Run
     def carried(trace: Trace) -> Carried:
         values = np.asarray(trace.output)[:, np.maximum(index, 0)]
         values = values if values.dtype.itemsize >= 4 else values.astype(np.float32)
-        mask = np.broadcast_to(index >= 0, values.shape)
+        real = ~np.isin(np.arange(len(values)), source.padded)
+        mask = real[:, None] & (index >= 0)
         return Carried(values, None if mask.all() else mask)
 
     def target(trace: Trace) -> Array:

@@ -7,7 +7,7 @@ on both sides, so that each piece is judged on the same inputs and its error is 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class SourceRuns:
 
     free: Runs
     isolated: Runs
+    padded: Array
+    """Flat indices of the tokens that the attention mask leaves out: what happens there is nobody's business."""
 
 
 def run_source(side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Array]) -> SourceRuns:
@@ -47,7 +49,19 @@ def run_source(side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Arra
     own = {i: Plant(input=r.input, output=r.output) for i, r in enumerate(working.records) if r.output.size}
     isolated = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
     isolated_jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=_JITTER)
-    return SourceRuns(Runs(working, promoted, jittered), Runs(working, isolated, isolated_jittered))
+    padded = np.flatnonzero(np.asarray(inputs.get("attention_mask", ())) == 0)
+    working, promoted, jittered, isolated, isolated_jittered = (
+        _without(trace, padded) for trace in (working, promoted, jittered, isolated, isolated_jittered)
+    )
+    return SourceRuns(Runs(working, promoted, jittered), Runs(working, isolated, isolated_jittered), padded)
+
+
+def _without(trace: Trace, tokens: Array) -> Trace:
+    """The same trace with the rows of these tokens belonging to no token, so that they pair with nothing."""
+    if not tokens.size:
+        return trace
+    records = tuple(replace(r, rows=np.where(np.isin(r.rows, tokens), -1, r.rows)) for r in trace.records)
+    return replace(trace, records=records)
 
 
 def run_target(

@@ -1,0 +1,50 @@
+"""The Result, from what was measured and found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.noise import DIVERGENT, METHOD, SUSPECT
+from ckptdbg.diagnose import summary, verdict
+from ckptdbg.mapping import BoundMapping
+from ckptdbg.result import Finding, Noise, Result
+
+
+@dataclass(frozen=True)
+class About:
+    """The circumstances of a comparison, for the record."""
+
+    probe: dict[str, Any]
+    environment: dict[str, Any]
+    timings: dict[str, float]
+
+
+def assemble(
+    comparison: Comparison,
+    findings: Sequence[Finding],
+    mapping: BoundMapping,
+    omitted: dict[str, Sequence[str]],
+    about: About,
+) -> Result:
+    """``omitted``: inputs that a side does not accept, by side."""
+    found = list(findings)
+    if comparison.output.free.divergent and not any(f.effect == "diverges" for f in found):
+        found.append(verdict.unexplained(comparison))
+    missing = summary.not_compared(comparison, mapping, omitted)
+    undecided = summary.undecided(comparison, mapping, missing)
+    return Result(
+        verdict=verdict.decide(comparison, found, undecided),
+        first_divergence=verdict.first_divergence(comparison),
+        findings=found,
+        sites=summary.sites(comparison),
+        not_compared=[*missing, *undecided],
+        noise=Noise(method=METHOD, suspect=SUSPECT, divergent=DIVERGENT),
+        logits=summary.logits(comparison),
+        coverage=summary.coverage(comparison),
+        probe=about.probe,
+        environment=about.environment,
+        timings=about.timings,
+    )
