@@ -110,7 +110,7 @@ FAMILIES: dict[str, Family] = {
             "num_key_value_heads": 3,
             "head_dim": 8,
             "intermediate_size": 58,
-            "moe_intermediate_size": 22,
+            "moe_intermediate_size": 28,
             "num_hidden_layers": 4,
             "vocab_size": 127,
             "num_experts": 12,

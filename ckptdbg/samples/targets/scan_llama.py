@@ -82,7 +82,7 @@ class Decoder(nn.Module):
             nn.remat(Layer, prevent_cse=False),
             variable_axes={"params": 1},
             split_rngs={"params": True},
-            in_axes=nn.broadcast,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=d.layers,
         )
         x, _ = layers(d, name="layers")(x, positions, mask)
@@ -121,4 +121,4 @@ def load(path: Path | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
     module = Llama(Definition(**options))
     if path is not None:
         return module, {"params": read_tree(path)}
-    return module, module.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))
+    return module, dict(module.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
