@@ -10,9 +10,11 @@ from itertools import product
 
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import MappingError
-from ckptdbg.mapping.bound import BoundEntry, BoundMapping, StackAxis
+from ckptdbg.mapping.bound import BoundMapping
+from ckptdbg.mapping.entry import BoundEntry
 from ckptdbg.mapping.expressions import Number, Scope, near, whole
 from ckptdbg.mapping.parse import Entry
+from ckptdbg.mapping.stacking import StackAxis
 from ckptdbg.mapping.templates import BRACES, Template
 
 Values = dict[str, Number]
@@ -219,8 +221,9 @@ def _check_complete(mapping: BoundMapping, source: Tensors, target: Tensors) -> 
         if others:
             other = others[0]
             instances = f" (layers {first.layer} and {other.layer})" if first.name == other.name else ""
+            makers = f"by entry {first.name} ({first.where}) and by entry {other.name}{instances}"
             raise MappingError(
-                f"target tensor {name} is made twice: by entry {first.name} ({first.where}) and by entry {other.name}{instances}",
+                f"target tensor {name} is made twice: {makers}",
                 where=other.where,
                 hint="put the placeholder in the target's name or stack over it" if instances else "keep one of them",
             )

@@ -74,7 +74,7 @@ class Mapping:
     def bind(
         self, config: Dict[str, Any] | None, source: Dict[str, TensorSpec], target: Dict[str, TensorSpec]
     ) -> BoundMapping:
-        """Every entry with its tensors and numbers, checked for completeness and shapes; ``MappingError`` where it does not fit."""
+        """Every entry with its tensors and numbers, complete and of the right shapes; ``MappingError`` where not."""
         names = {variable.name for variable in self.variables}
         return bind(
             self.entries, self.scope(config), names, source, target, self.ignore.source, self.ignore.target, self.file
@@ -85,7 +85,7 @@ class Mapping:
         return plain(self._node(parse_yaml(self.text, self.file, MappingError), name).get("ops")) or []
 
     def with_ops(self, name: str, ops: Sequence[Any]) -> Mapping:
-        """The mapping with other ops in one entry; comments elsewhere stay. ``Mapping.text`` is what to write to a file."""
+        """The mapping with other ops in one entry; the rest of the text stays. Write ``Mapping.text`` to a file."""
         document = parse_yaml(self.text, self.file, MappingError)
         node = self._node(document, name)
         if ops:

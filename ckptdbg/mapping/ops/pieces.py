@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -40,7 +41,7 @@ class Concat(Op):
 @register
 @dataclass(frozen=True)
 class Split(Op):
-    """One array as several along ``axis``, of the given sizes or as ``parts`` equal ones (as many as the entry has targets)."""
+    """One array as several along ``axis``, of the given sizes or ``parts`` equal ones (default: one per target)."""
 
     kind: ClassVar[str] = "split"
     main: ClassVar[str] = "axis"
@@ -157,6 +158,9 @@ class Pad(Each):
 
     def one(self, array: Array) -> Array:
         return np.pad(array, self._widths(array.shape), constant_values=self.value)
+
+    def filled_with(self, value: float) -> Op:
+        return dataclasses.replace(self, value=value)
 
     def shape(self, shape: Shape) -> Shape:
         return tuple(a + size + b for size, (a, b) in zip(shape, self._widths(shape), strict=True))

@@ -15,7 +15,7 @@ from ckptdbg.mapping.ops.base import Array, Elementwise, Op, OpError, Shape, reg
 @register
 @dataclass(frozen=True)
 class Scale(Elementwise):
-    """Times one number. With ``dtype`` the number is first rounded to it, as code that keeps its constant in bfloat16 does."""
+    """Times one number. With ``dtype`` the number is first rounded to it, as in code that keeps its constant so."""
 
     kind: ClassVar[str] = "scale"
     main: ClassVar[str] = "by"
