@@ -1,4 +1,4 @@
-"""A JAX model that is only a function and its parameters."""
+"""A JAX model that is neither NNX nor linen: a function and its parameters. No framework is imported here."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass
+@dataclass(frozen=True)
 class JaxModel:
-    """What a loader returns for a JAX model that belongs to no module system.
-
-    ``apply(params, inputs)`` takes the parameters and a dict of input arrays and returns the output (an array, or a dict or
-    tuple from which the config's ``output`` selects); ``params`` is a pytree of arrays.
-    """
+    """``apply(params, inputs) -> output``: a pure function of a pytree of arrays and a dict of arrays (Hugging Face names)."""
 
     apply: Callable[[Any, dict[str, Any]], Any]
     params: Any

@@ -1,0 +1,349 @@
+"""Runs a program again, with the values at its sites captured and replaced. Everything here is traced under one ``jit``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ckptdbg.models.jax_side import numerics, rows
+from ckptdbg.models.jax_side.program import Atom, Block, Const, Op, Var, dtype_of
+from ckptdbg.models.jax_side.sites import PASSTHROUGH, AnchorSite, ChoiceSite, Level, MeetingSite, patches
+from ckptdbg.models.jax_side.taint import Taint
+
+Captured = dict[int, dict[str, Any]]
+"""By site key, then by port. Each enclosing scan adds a leading axis."""
+
+_MOVES = frozenset(
+    ["reshape", "broadcast_in_dim", "transpose", "squeeze", "rev", "slice", "dynamic_slice", "pad", "concatenate", "gather", "split", "select_n", "copy", "convert_element_type", "iota", "optimization_barrier", "sort", "copy_p"]
+)
+"""Constants that only moved are not rounded again."""
+
+
+class Value(NamedTuple):
+    """Data and the shadows that say which token each part belongs to (see ``rows``)."""
+
+    data: Any
+    shadows: rows.Shadows = ()
+
+
+class Evaluator:
+    """One evaluation. A value that is left out (None) leaves out whatever depends on it."""
+
+    def __init__(
+        self,
+        taint: Taint,
+        pinned: frozenset[int],
+        *,
+        promoted: bool,
+        jitter: Any = None,
+        replace: Captured | None = None,
+    ) -> None:
+        self.taint, self.pinned, self.promoted, self.jitter = taint, pinned, promoted, jitter
+        self.env: dict[Var, Value | None] = {}
+        self.captured: Captured = {}
+        self.replace: Captured = replace or {}
+
+    def run(self, root: Block, args: Sequence[Value | None]) -> Value | None:
+        """Evaluate the program; what the sites saw is in ``captured`` afterwards."""
+        return self.block(root, args)[0]
+
+    def block(self, block: Block, args: Sequence[Value | None]) -> list[Value | None]:
+        self.env.update(zip(block.ins, args, strict=True))
+        for op in block.ops:
+            self.env.update(zip(op.outs, self.op(op), strict=True))
+        return [self.read(atom) for atom in block.outs]
+
+    def read(self, atom: Atom) -> Value | None:
+        if isinstance(atom, Var):
+            return self.env[atom]
+        return Value(self.constant(atom))
+
+    def constant(self, atom: Const) -> Any:
+        value = numerics.as_array(atom.value, atom)
+        value = numerics.promote(value) if self.promoted else value
+        return self.jittered(value, atom, atom.key)
+
+    def jittered(self, value: Any, atom: Atom, key: int) -> Any:
+        dtype = dtype_of(atom)
+        if self.jitter is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            return value
+        return numerics.jitter(value, dtype, self.jitter, key)
+
+    def op(self, op: Op) -> list[Value | None]:
+        ins = [self.read(atom) for atom in op.ins]
+        site = self.taint.sites.get(op.key)
+        if isinstance(site, MeetingSite):
+            self.meet(site)
+        if op.name == "scan":
+            return self.scan(op, ins)
+        if op.name == "cond":
+            return self.cond(op, ins)
+        if isinstance(site, AnchorSite):
+            return [self.anchor(site, ins)]
+        if any(value is None for value in ins):
+            return ins if op.name in PASSTHROUGH else [None] * len(op.outs)
+        present = [value for value in ins if value is not None]
+        if isinstance(site, ChoiceSite) and op.key in self.pinned:
+            return list(self.choice(site, present))
+        return list(self.plain(op, present))
+
+    def plain(self, op: Op, ins: list[Value]) -> list[Value]:
+        data = [value.data for value in ins]
+        if op.name == "while":
+            outs = self.while_loop(op, data)
+        else:
+            outs = self.compute(op, data)
+        if op.name in PASSTHROUGH:
+            return [Value(out, value.shadows) for out, value in zip(outs, ins, strict=True)]
+        if self.taint.of(op.outs[0]) is Level.CONSTANT and op.name not in _MOVES:
+            outs = [self.jittered(out, var, op.key) for out, var in zip(outs, op.outs, strict=True)]
+        shadows = rows.propagate(op, data, [value.shadows for value in ins])
+        return [Value(out, shadow) for out, shadow in zip(outs, shadows, strict=True)]
+
+    def compute(self, op: Op, data: list[Any]) -> list[Any]:
+        return numerics.compute_promoted(op, data) if self.promoted else numerics.compute(op, data)
+
+    # Sites.
+
+    def meet(self, site: MeetingSite) -> None:
+        """Only the parameters' side is kept: meetings are shown, not compared."""
+
+    def anchor(self, site: AnchorSite, ins: list[Value | None]) -> Value | None:
+        """Capture ``in`` and ``out`` in canonical form, then put planted values in their place."""
+        values = [value for value in ins if value is not None]
+        data, ports = [value.data for value in values], self.replace.get(site.op.key, {})
+        shadows = rows.propagate(site.op, data, [value.shadows for value in values])[0]
+        seen: dict[str, Any] = {"rows": _tokens(site, shadows)}
+        native = data
+        if site.input is not None:
+            source = patches(site.op, data[site.data]) if site.patches else data[site.data]
+            seen["in"] = site.input.fold(source)
+            if "in" in ports:
+                planted = site.input.unfold(jnp.where(ports["in_mask"], ports["in"], seen["in"]))
+                native = [planted if i == site.data else x for i, x in enumerate(data)]
+        if site.patches and "in" in ports:
+            out = site.output.unfold(
+                jnp.einsum("grc,gfc->grf", site.input.fold(planted), site.operand.fold(data[site.weight]))
+            )
+        else:
+            (out,) = self.compute(site.op, native)
+        seen["out"] = site.output.fold(out)
+        if "out" in ports:
+            out = site.output.unfold(jnp.where(ports["out_mask"], ports["out"], seen["out"]))
+        if site.ragged is not None:
+            seen["sizes"] = data[site.ragged]
+        self.captured[site.op.key] = seen
+        return Value(out, shadows)
+
+    def choice(self, site: ChoiceSite, ins: list[Value]) -> list[Value]:
+        """Capture the indices, then put the pinned ones in their place and gather the values they choose."""
+        options, shadows = jnp.moveaxis(ins[0].data, site.axis, -1), ins[0].shadows
+        outs = self.plain(site.op, ins)
+        single = len(outs) == 1  # argmax returns the index alone
+        taken = outs[0].data[..., None] if single else jnp.moveaxis(outs[1].data, site.axis, -1)
+        found = rows.best(shadows, dead=[site.axis])
+        tokens = jnp.full((1,) * options.ndim, -1, jnp.int32) if found is None else jnp.moveaxis(found, site.axis, -1)
+        lead = options.shape[:-1]
+        self.captured[site.op.key] = {
+            "indices": taken.reshape(-1, site.chosen),
+            "rows": jnp.broadcast_to(tokens[..., 0], lead).reshape(-1),
+            "margin": self.margin(site, options, taken).reshape(-1),
+        }
+        ports = self.replace.get(site.op.key, {})
+        if "indices" not in ports:
+            return outs
+        pinned = ports["indices"].astype(taken.dtype).reshape(taken.shape)
+        if single:
+            return [Value(pinned[..., 0], outs[0].shadows)]
+        values = jnp.take_along_axis(options, pinned, axis=-1)
+        replaced = [jnp.moveaxis(x, -1, site.axis) for x in (values, pinned)]
+        return [Value(x, out.shadows) for x, out in zip(replaced, outs, strict=True)]
+
+    def margin(self, site: ChoiceSite, options: jax.Array, taken: jax.Array) -> jax.Array:
+        """The last chosen minus the best rejected; inf where nothing was rejected."""
+        sign = -1 if site.op.name == "argmin" else 1
+        if site.chosen == site.options:
+            return jnp.full(options.shape[:-1], jnp.inf, options.dtype)
+        is_taken = (taken[..., None] == jnp.arange(site.options, dtype=taken.dtype)).any(-2)
+        last = jnp.take_along_axis(options, taken[..., -1:], axis=-1)[..., 0] * sign
+        return last - jnp.where(is_taken, -jnp.inf, options * sign).max(-1)
+
+    # Control flow.
+
+    def inner(self, body: Block, replace: Captured, run: Callable[[], Any]) -> tuple[Any, Captured]:
+        """Run ``run`` with its own captures; the outer ones are restored."""
+        outer = self.captured, self.replace
+        self.captured, self.replace = {}, replace
+        try:
+            return run(), self.captured
+        finally:
+            self.captured, self.replace = outer
+
+    def replacements(self, *bodies: Block) -> Captured:
+        keys = {op.key for body in bodies for op in body.every_op()}
+        return {key: ports for key, ports in self.replace.items() if key in keys}
+
+    def scan(self, op: Op, ins: list[Value | None]) -> list[Value | None]:
+        p = op.params
+        consts, carries, length = p["num_consts"], p["num_carry"], p["length"]
+        (body,) = op.bodies
+        fixed, xs = ins[:consts], [_stacked(value, length) for value in ins[consts + carries :]]
+        init = self.carried(op, ins[consts : consts + carries])
+
+        def step(carry: list[Value | None], inputs: tuple[list[Value | None], Captured]) -> tuple[Any, Any]:
+            args = [*fixed, *carry, *inputs[0]]
+            outs, captured = self.inner(body, inputs[1], lambda: self.block(body, args))
+            return outs[:carries], (outs[carries:], captured)
+
+        init = _settle(step, init, xs, self.replacements(body))
+
+        def settled(carry: list[Value | None], inputs: Any) -> tuple[Any, Any]:
+            after, out = step(carry, inputs)
+            return [_conform(value, like) for value, like in zip(after, carry, strict=True)], out
+
+        after, (ys, captured) = lax.scan(
+            settled, init, (xs, self.replacements(body)), length, reverse=p["reverse"], unroll=p["unroll"]
+        )
+        self.captured.update(captured)
+        return [*after, *ys]
+
+    def carried(self, op: Op, init: list[Value | None]) -> list[Value | None]:
+        """What enters the loop: nothing that becomes an activation in it can be had when activations are left out."""
+        return init
+
+    def cond(self, op: Op, ins: list[Value | None]) -> list[Value | None]:
+        index, operands = ins[0], ins[1:]
+        assert index is not None
+
+        def branch(body: Block) -> Callable[[], Any]:
+            return lambda: self.inner(body, self.replacements(body), lambda: self.block(body, operands))
+
+        branches = [branch(body) for body in op.bodies]
+        shapes = [jax.eval_shape(b) for b in branches]
+        blank: Captured = {}
+        for _, captured in shapes:
+            blank.update(captured)
+        shared = [
+            {s.shape for s in many[0].shadows}.intersection(*({s.shape for s in value.shadows} for value in many))
+            for many in zip(*(outs for outs, _ in shapes), strict=True)
+        ]
+
+        def uniform(run: Callable[[], Any]) -> Callable[[], Any]:
+            def same() -> Any:
+                outs, captured = run()
+                kept = [Value(v.data, tuple(s for s in v.shadows if s.shape in k))
+                        for v, k in zip(outs, shared, strict=True)]  # fmt: skip
+                kept = [Value(v.data, tuple(sorted(v.shadows, key=lambda s: s.shape))) for v in kept]
+                return kept, {key: captured.get(key) or _blank(ports) for key, ports in blank.items()}
+
+            return same
+
+        outs, captured = lax.switch(index.data, [uniform(b) for b in branches])
+        self.captured.update(captured)
+        return outs
+
+    def while_loop(self, op: Op, data: list[Any]) -> list[Any]:
+        """Nothing is captured inside: the number of iterations is not known."""
+        test, body = op.bodies
+        n, m = op.params["cond_nconsts"], op.params["body_nconsts"]
+
+        def run(block: Block, consts: list[Any], carry: Sequence[Any]) -> list[Any]:
+            args = [Value(x) for x in [*consts, *carry]]
+            outs, _ = self.inner(block, {}, lambda: self.block(block, args))
+            return [value.data for value in outs]
+
+        return list(
+            lax.while_loop(
+                lambda carry: run(test, data[:n], carry)[0],
+                lambda carry: tuple(run(body, data[n : n + m], carry)),
+                tuple(data[n + m :]),
+            )
+        )
+
+
+class OperandEvaluator(Evaluator):
+    """Only what is derived from parameters; the activations are left out."""
+
+    def anchor(self, site: AnchorSite, ins: list[Value | None]) -> Value | None:
+        weight = ins[site.weight]
+        assert weight is not None
+        self.captured[site.op.key] = {"operand": site.operand.fold(weight.data)}
+        return None
+
+    def meet(self, site: MeetingSite) -> None:
+        operands = [self.read(atom) for atom in self.taint.meeting_operands(site)]
+        self.captured[site.op.key] = {str(i): value.data for i, value in enumerate(operands) if value is not None}
+
+    def carried(self, op: Op, init: list[Value | None]) -> list[Value | None]:
+        (body,) = op.bodies
+        first = op.params["num_consts"]
+        levels = [self.taint.of(var) for var in body.ins[first : first + len(init)]]
+        return [None if level is Level.ACTIVATION else v for level, v in zip(levels, init, strict=True)]
+
+    def cond(self, op: Op, ins: list[Value | None]) -> list[Value | None]:
+        if ins[0] is not None:
+            return super().cond(op, ins)
+        for body in op.bodies:
+            self.block(body, ins[1:])
+        return [None] * len(op.outs)
+
+
+def _tokens(site: AnchorSite, shadows: rows.Shadows) -> jax.Array:
+    """int32 ``[group, rows]``, from the shadows of the anchor's result."""
+    shape, features = site.output.folded[:2], site.output.groups[2]
+    found = rows.best(shadows, dead=features)
+    if found is None:
+        return jnp.full(shape, -1, jnp.int32)
+    thin = [1 if axis in features else size for axis, size in enumerate(site.output.shape)]
+    return jnp.broadcast_to(found, thin).transpose(site.output.order).reshape(shape)
+
+
+def _stacked(value: Value | None, length: int) -> Value | None:
+    """Shadows at full size along the axis that a scan takes apart."""
+    if value is None:
+        return None
+    return Value(value.data, tuple(jnp.broadcast_to(s, (length, *s.shape[1:])) for s in value.shadows))
+
+
+def _conform(value: Value | None, like: Value | None) -> Value | None:
+    """``value`` with the shadows that ``like`` has, in its order."""
+    if value is None or like is None:
+        return None
+    own = {s.shape: s for s in value.shadows}
+    return Value(value.data, tuple(own[s.shape] for s in like.shadows))
+
+
+def _settle(step: Callable, init: list[Value | None], xs: list[Value | None], replace: Captured) -> list[Value | None]:
+    """``init`` with just the shadows that every iteration passes on: a carry must keep its structure."""
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (xs, replace))
+    fresh = [value is not None and not value.shadows for value in init]
+    while True:
+        after = jax.eval_shape(lambda carry, inputs: step(carry, inputs)[0], init, first)
+        settled = []
+        for i, (value, out) in enumerate(zip(init, after, strict=True)):
+            if value is None:
+                settled.append(None)
+                continue
+            shapes = [s.shape for s in out.shadows]
+            if fresh[i]:  # a constant to begin with: no token yet
+                settled.append(Value(value.data, tuple(jnp.full(shape, -1, jnp.int32) for shape in shapes)))
+            else:
+                settled.append(Value(value.data, tuple(s for s in value.shadows if s.shape in shapes)))
+        same = [_shapes(a) == _shapes(b) for a, b in zip(settled, init, strict=True)]
+        if all(same):
+            return settled
+        fresh = [False] * len(fresh)
+        init = settled
+
+
+def _shapes(value: Value | None) -> list[tuple[int, ...]]:
+    return [] if value is None else [s.shape for s in value.shadows]
+
+
+def _blank(ports: dict[str, Any]) -> dict[str, Any]:
+    """What the sites of a branch that was not taken show: zeros, and no token."""
+    return {port: jnp.full(s.shape, -1 if port == "rows" else 0, s.dtype) for port, s in ports.items()}

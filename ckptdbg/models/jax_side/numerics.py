@@ -1,0 +1,95 @@
+"""How an equation is computed: as the model has it, promoted to float64, or with its constants jittered by one ulp."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ckptdbg.models.jax_side import compat
+from ckptdbg.models.jax_side.program import Atom, Op, dtype_of
+
+_AS_TRACED = frozenset({"bitcast_convert_type", "nextafter", "rng_uniform", "random_gamma", "ffi_call"})
+"""Equations whose meaning depends on the dtype: computed in the traced one, the result promoted."""
+_SCATTERS = {
+    "scatter": lax.scatter,
+    "scatter-add": lax.scatter_add,
+    "scatter_add": lax.scatter_add,
+    "scatter-mul": lax.scatter_mul,
+    "scatter_mul": lax.scatter_mul,
+    "scatter_min": lax.scatter_min,
+    "scatter-min": lax.scatter_min,
+    "scatter_max": lax.scatter_max,
+    "scatter-max": lax.scatter_max,
+}
+
+
+def as_array(value: Any, atom: Atom) -> Any:
+    """A closed-over value with the dtype it was traced with."""
+    dtype = dtype_of(atom)
+    return value if dtype is None else jnp.asarray(value, dtype)
+
+
+def double(dtype: Any) -> np.dtype:
+    """float64 for every float, complex128 for every complex dtype; others unchanged."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return np.dtype(np.float64)
+    return np.dtype(np.complex128) if jnp.issubdtype(dtype, jnp.complexfloating) else np.dtype(dtype)
+
+
+def promote(value: Any) -> Any:
+    """``value`` in float64 or complex128 if it is inexact."""
+    dtype = getattr(value, "dtype", None)
+    inexact = dtype is not None and jnp.issubdtype(dtype, jnp.inexact)
+    return value.astype(double(dtype)) if inexact else value
+
+
+def compute(op: Op, args: list[Any]) -> list[Any]:
+    """What the model computes."""
+    return compat.bind(op.eqn.primitive, args, op.params)
+
+
+def compute_promoted(op: Op, args: list[Any]) -> list[Any]:
+    """The same with every float in float64, casts to lower floats inside the model included."""
+    if op.name == "reduce_precision":
+        return args
+    if op.name in _SCATTERS:
+        return [_scatter(op, args)]
+    if op.name in _AS_TRACED or compat.holds_jaxpr(op.params):
+        cast = [lax.convert_element_type(x, d) if (d := dtype_of(atom)) is not None else x
+                for x, atom in zip(args, op.ins, strict=True)]  # fmt: skip
+        return [promote(out) for out in compute(op, cast)]
+    return compat.bind(op.eqn.primitive, args, {k: _promoted_param(k, v) for k, v in op.params.items()})
+
+
+def _scatter(op: Op, args: list[Any]) -> Any:
+    p = op.params
+    return _SCATTERS[op.name](
+        *args,
+        p["dimension_numbers"],
+        indices_are_sorted=p["indices_are_sorted"],
+        unique_indices=p["unique_indices"],
+        mode=p["mode"],
+    )
+
+
+def _promoted_param(name: str, value: Any) -> Any:
+    if name == "precision":
+        return None
+    is_dtype = isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic))
+    return double(value) if is_dtype else value
+
+
+def jitter(value: Any, dtype: np.dtype, seed: Any, key: int) -> Any:
+    """Every element times 1 plus or minus one ulp of ``dtype``, the sign drawn from ``seed`` and ``key``.
+
+    Whole numbers stay as they are: they are exact in every dtype (exponents, counts, 0 and 1 of masks), as are all floats
+    too large to have a fraction (the smallest finite value that masks add) and infinities.
+    """
+    signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(seed), key), jnp.shape(value), jnp.int8)
+    ulp = jnp.asarray(float(jnp.finfo(dtype).eps), value.dtype)
+    moved = value * (1 + signs.astype(value.dtype) * ulp)
+    return jnp.where(jnp.round(value) == value, value, moved)

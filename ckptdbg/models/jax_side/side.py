@@ -1,0 +1,208 @@
+"""One JAX model behind the verbs of ``Side``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import CkptdbgError, LoaderError
+from ckptdbg.models.jax_side import border, compat, numerics, program, rows
+from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator, Value
+from ckptdbg.models.jax_side.taint import Taint
+from ckptdbg.models.jax_side.walk import Walk
+from ckptdbg.models.jax_side.wrap import select, wrap
+from ckptdbg.models.records import Array, Graph, Operands, Plant, Trace
+
+
+@dataclass
+class Traced:
+    """One program: the model at one set of input shapes."""
+
+    root: program.Block
+    walk: Walk
+    graph: Graph
+    inputs: dict[str, jax.ShapeDtypeStruct]
+    tokens: tuple[int, ...]
+    """(batch, length)"""
+    compiled: dict[Any, Callable] = field(default_factory=dict)
+
+
+class JaxSide:
+    """A flax NNX module, a pair (linen module, variables), or a ``JaxModel``.
+
+    ``output`` selects a key or an index of what the model returns. ``rename_inputs`` maps the model's name of an input
+    to the name under which it is given. Raises LoaderError for anything that cannot be called.
+    """
+
+    framework: Literal["torch", "jax"] = "jax"
+
+    def __init__(
+        self, model: Any, *, output: str | int | None = None, rename_inputs: Mapping[str, str] | None = None
+    ) -> None:
+        self._model = wrap(model, rename_inputs or {})
+        self._output = output
+        self._place = {name: i for i, name in enumerate(self._model.names)}
+        self._programs: dict[Any, Traced] = {}
+        self._latest: Traced | None = None
+        self.omitted_inputs: tuple[str, ...] = ()
+        """Inputs of the latest ``graph`` or ``run`` that the model does not accept or does not use."""
+
+    def parameters(self) -> dict[str, TensorSpec]:
+        """Names, shapes and dtypes."""
+        return {
+            name: TensorSpec(tuple(leaf.shape), str(np.dtype(leaf.dtype)))
+            for name, leaf in zip(self._model.names, self._model.leaves, strict=True)
+        }
+
+    def read(self, name: str) -> Array:
+        """One parameter in its own dtype. Raises LoaderError if there is none of that name, or it has no value yet."""
+        return np.asarray(self._leaf(name))
+
+    def graph(self, inputs: Mapping[str, Array]) -> Graph:
+        """Walk one forward pass (see ``Side``). Cached for one set of input shapes."""
+        return self._traced(inputs).graph
+
+    def operands(self, values: Mapping[str, Array]) -> Operands:
+        """Effective operands in float64 (see ``Side``)."""
+        traced = self._latest
+        if traced is None:
+            raise CkptdbgError("operands are known only after the model was walked", hint="call graph(inputs) first")
+        with compat.enable_x64():
+            captured = self._compiled(traced, "operands", _operands)(self._leaves(values, True))
+            captured = jax.tree.map(lambda x: np.asarray(x, np.float64), captured)
+        return border.operands(traced.walk, captured)
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        values: Mapping[str, Array] | None = None,
+        promoted: bool = False,
+        jitter: int | None = None,
+        plants: Mapping[int, Plant] | None = None,
+        choices: Sequence[Array] | None = None,
+    ) -> Trace:
+        """One forward pass (see ``Side``)."""
+        traced = self._traced(inputs)
+        replace = border.replacements(traced.walk, plants or {}, choices, promoted)
+        seed = None if jitter is None else np.uint32(jitter)
+        given = {name: np.asarray(inputs[name], _as(spec.dtype, promoted)) for name, spec in traced.inputs.items()}
+
+        def call() -> Any:
+            function = self._compiled(traced, ("run", promoted), _forward(promoted))
+            return jax.device_get(function(self._leaves(values or {}, promoted), given, seed, replace))
+
+        if promoted:
+            with compat.enable_x64():
+                output, captured = call()
+        else:
+            output, captured = call()
+        return border.trace(traced.walk, np.asarray(output), captured, traced.tokens)
+
+    def _leaf(self, name: str) -> Any:
+        if name not in self._place:
+            raise LoaderError("the model has no such parameter", found=name, hint="see parameters() for the names")
+        leaf = self._model.leaves[self._place[name]]
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise LoaderError("the parameter has no value", found=name, hint="give it in `values`, or load the model")
+        return leaf
+
+    def _leaves(self, values: Mapping[str, Array], promoted: bool) -> list[Any]:
+        for name in values:
+            if name not in self._place:
+                self._leaf(name)
+        return [
+            self._value(name, spec, values.get(name), promoted)
+            for name, spec in zip(self._model.names, self._model.leaves, strict=True)
+        ]
+
+    def _value(self, name: str, spec: Any, value: Array | None, promoted: bool) -> Any:
+        if value is None:
+            value = self._leaf(name)
+        elif tuple(value.shape) != tuple(spec.shape):
+            raise LoaderError(
+                "a value of the wrong shape", where=name, found=tuple(value.shape), expected=tuple(spec.shape)
+            )
+        dtype = _as(np.dtype(spec.dtype), promoted)
+        return value if value.dtype == dtype else np.asarray(value).astype(dtype)
+
+    def _traced(self, inputs: Mapping[str, Array]) -> Traced:
+        key = tuple((name, tuple(array.shape), str(array.dtype)) for name, array in sorted(inputs.items()))
+        if key not in self._programs:
+            self._programs[key] = self._trace(inputs)
+        self._latest = self._programs[key]
+        used = self._latest.inputs
+        self.omitted_inputs = tuple(name for name in inputs if name not in used)
+        return self._latest
+
+    def _trace(self, inputs: Mapping[str, Array]) -> Traced:
+        taken = self._model.accepts(inputs)
+        given = {name: jnp.asarray(inputs[name]) for name in sorted(set(taken.values()))}
+
+        def forward(leaves: list[Any], arrays: dict[str, Any]) -> Any:
+            output = self._model.call(leaves, {own: arrays[name] for own, name in taken.items()})
+            return select(output, self._output)
+
+        try:
+            with jax.default_matmul_precision("highest"):
+                closed = jax.make_jaxpr(forward)(list(self._model.leaves), given)
+        except CkptdbgError:
+            raise
+        except Exception as error:
+            raise LoaderError(
+                f"the model cannot be called: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                found=", ".join(f"{name} {array.shape}" for name, array in given.items()),
+                hint="see `inputs` in the config for renaming them",
+            ) from error
+        root = program.build(closed, list(self._model.leaves))
+        root, used = border.without_unused_inputs(root, len(self._place), list(given))
+        taint = Taint(root, len(self._place))
+        walk = Walk(root, self._model.names, taint)
+        tokens = tuple(next(iter(inputs.values())).shape[:2])
+        if "input_ids" in inputs:
+            tokens = tuple(inputs["input_ids"].shape[:2])
+        shapes = {name: jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in used}
+        return Traced(root, walk, walk.graph, shapes, tokens)
+
+    def _compiled(self, traced: Traced, key: Any, build: Callable[[Traced], Callable]) -> Callable:
+        if key not in traced.compiled:
+            traced.compiled[key] = jax.jit(build(traced))
+        return traced.compiled[key]
+
+
+def _as(dtype: Any, promoted: bool) -> Any:
+    return numerics.double(dtype) if promoted else dtype
+
+
+def _forward(promoted: bool) -> Callable[[Traced], Callable]:
+    def build(traced: Traced) -> Callable:
+        def forward(leaves: list[Any], inputs: dict[str, Any], seed: Any, replace: Any) -> Any:
+            evaluator = Evaluator(
+                traced.walk.taint, frozenset(traced.walk.pinned), promoted=promoted, jitter=seed, replace=replace
+            )
+            args = [Value(leaf) for leaf in leaves]
+            args += [
+                Value(inputs[name], rows.token_ids(spec.shape, traced.tokens)) for name, spec in traced.inputs.items()
+            ]
+            output = evaluator.run(traced.root, args)
+            assert output is not None
+            return output.data, evaluator.captured
+
+        return forward
+
+    return build
+
+
+def _operands(traced: Traced) -> Callable:
+    def operands(leaves: list[Any]) -> Any:
+        evaluator = OperandEvaluator(traced.walk.taint, frozenset(), promoted=True)
+        evaluator.run(traced.root, [*(Value(leaf) for leaf in leaves), *([None] * len(traced.inputs))])
+        return evaluator.captured
+
+    return operands
