@@ -1,0 +1,61 @@
+"""What every checkpoint offers, whatever its format."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import CheckpointError
+
+Array = NDArray[Any]
+
+
+class Checkpoint(ABC):
+    """Named tensors. Opening one reads no tensor data."""
+
+    path: Path | None
+    """None for tensors in memory."""
+    config: dict[str, Any] | None
+    """The model's ``config.json``, where the format has one."""
+    specs: dict[str, TensorSpec]
+    """Shape and dtype of every tensor, in the order of the file."""
+
+    def __init__(self, path: Path | None, specs: dict[str, TensorSpec], config: dict[str, Any] | None = None) -> None:
+        self.path, self.specs, self.config = path, specs, config
+
+    def read(self, name: str) -> Array:
+        """One tensor in its own dtype (bfloat16 and float8 as ml_dtypes), not to be written to.
+
+        ``CheckpointError`` where there is no tensor of this name.
+        """
+        if name not in self.specs:
+            close = difflib.get_close_matches(name, self.specs, n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else f"it has {len(self.specs)} tensors"
+            raise CheckpointError(f"no tensor {name}", where=str(self.path or "<memory>"), hint=hint)
+        return self._read(name)
+
+    @abstractmethod
+    def _read(self, name: str) -> Array: ...
+
+
+class MemoryCheckpoint(Checkpoint):
+    """Arrays that are already there, with the verbs of a checkpoint."""
+
+    def __init__(self, tensors: Mapping[str, Array], config: dict[str, Any] | None = None) -> None:
+        super().__init__(None, {name: spec_of(array) for name, array in tensors.items()}, config)
+        self._tensors = dict(tensors)
+
+    def _read(self, name: str) -> Array:
+        return self._tensors[name]
+
+
+def spec_of(array: Array) -> TensorSpec:
+    """Shape and dtype of an array."""
+    return TensorSpec(tuple(np.shape(array)), np.asarray(array).dtype.name)
