@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptdbg.errors import CkptdbgError as CkptdbgError
     from ckptdbg.mapping import Mapping as Mapping
-    from ckptdbg.models import JaxModel as JaxModel
+    from ckptdbg.models.jax_model import JaxModel as JaxModel
     from ckptdbg.result import Result as Result
     from ckptdbg.session import assert_equivalent as assert_equivalent
     from ckptdbg.session import capture as capture
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "CkptdbgError": ("ckptdbg.errors", "CkptdbgError"),
-    "JaxModel": ("ckptdbg.models", "JaxModel"),
+    "JaxModel": ("ckptdbg.models.jax_model", "JaxModel"),
     "Mapping": ("ckptdbg.mapping", "Mapping"),
     "Result": ("ckptdbg.result", "Result"),
     "assert_equivalent": ("ckptdbg.session", "assert_equivalent"),
