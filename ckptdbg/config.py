@@ -1,0 +1,213 @@
+"""What to compare: the YAML file that every command takes. Paths in it are relative to the file."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ckptdbg.documents import line_of, parse_yaml, plain, read_text
+from ckptdbg.errors import ConfigError
+
+MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(_Record):
+    """One side: how to load a model and how to call it."""
+
+    loader: str
+    """A built-in name, ``module:function`` or ``file.py:function``."""
+    path: Path | None = None
+    """The checkpoint; without it the loader is called with ``path=None``."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to the loader as keyword arguments."""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """The model's own names of inputs, each with the Hugging Face name it stands for."""
+    output: str | int | None = None
+    """Key or index of the output that is compared."""
+
+    @field_validator("loader")
+    @classmethod
+    def _named(cls, loader: str) -> str:
+        if not loader.strip() or loader.startswith(":") or loader.endswith(":"):
+            raise ValueError("expected a built-in name, module:function or file.py:function")
+        return loader
+
+
+class ProbeConfig(_Record):
+    """The inputs both models are run on: exactly one of random tokens, a prompt, ids or a file of arrays."""
+
+    tokens: Literal["random"] | None = None
+    prompt: str | None = None
+    tokenizer: Path | None = None
+    """A directory or file with a tokenizer, for ``prompt``."""
+    ids: Path | None = None
+    """A file of token ids (``.npy``, ``.json`` or text)."""
+    inputs: Path | None = None
+    """A ``.safetensors`` file with one array per input."""
+    batch: int = Field(default=2, ge=1)
+    length: int = Field(default=128, ge=2)
+    """Tokens per row: faults of position encodings show late."""
+    seed: int = Field(default=0, ge=0)
+    attention_mask: Literal["left-padded"] | None = None
+    pad: list[int] | None = None
+    """Left padding of each batch row, in tokens."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProbeConfig:
+        kinds = [name for name in ("tokens", "prompt", "ids", "inputs") if getattr(self, name) is not None]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"found {', '.join(kinds) or 'nothing'}; expected exactly one of tokens, prompt, ids, inputs"
+            )
+        if (self.prompt is None) != (self.tokenizer is None):
+            raise ValueError("prompt and tokenizer belong together")
+        if self.tokens and self.batch == self.length:
+            # token axes are told from each other by their size
+            raise ValueError(f"batch and length are both {self.batch}; expected different sizes")
+        if self.pad is not None and self.tokens:
+            if len(self.pad) != self.batch:
+                raise ValueError(f"pad has {len(self.pad)} numbers; expected one per batch row ({self.batch})")
+            if min(self.pad) < 0 or max(self.pad) >= self.length:
+                raise ValueError(f"pad is {self.pad}; expected 0 to {self.length - 1}")
+        return self
+
+    @property
+    def padding(self) -> list[int] | None:
+        """Left padding per row; ``left-padded`` without ``pad`` pads every row differently, the first not at all."""
+        if self.pad is not None or self.attention_mask is None:
+            return self.pad
+        return [row * self.length // (2 * self.batch) for row in range(self.batch)]
+
+
+class Config(_Record):
+    """A whole config. Made by ``load_config``."""
+
+    source: ModelConfig
+    target: ModelConfig
+    mapping: Path | dict[str, Any]
+    """A mapping file, or one of the other places a mapping comes from: ``{trace: convert.py:convert}`` and the like."""
+    probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig(tokens="random"))
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    file: Path = Path("<config>")
+
+    @field_validator("mapping", mode="before")
+    @classmethod
+    def _known_kind(cls, value: Any) -> Any:
+        if isinstance(value, dict) and (len(value) != 1 or next(iter(value)) not in MAPPING_KINDS):
+            raise ValueError(
+                f"found {value}; expected a path or one of {', '.join(f'{{{k}: ...}}' for k in MAPPING_KINDS)}"
+            )
+        return value
+
+
+def load_config(path: str | Path) -> Config:
+    """Read, check and resolve a config file. ``ConfigError`` with file:line for whatever is wrong with it."""
+    path = Path(path)
+    document = parse_yaml(read_text(path, ConfigError), str(path), ConfigError)
+    if "file" in document:
+        raise _unknown_key(document, ("file",), path)
+    try:
+        config = Config.model_validate({**plain(document), "file": path})
+    except ValidationError as cause:
+        raise _as_config_error(cause, document, path) from cause
+    return _resolved(config, document, path)
+
+
+def _as_config_error(cause: ValidationError, document: Any, path: Path) -> ConfigError:
+    """The first problem, with the line of the key it is about."""
+    problem = cause.errors()[0]
+    # pydantic names the branch of a union as part of the location: keys that the document lacks
+    keys = tuple(key for key in problem["loc"] if _has(document, problem["loc"], key))
+    if problem["type"] == "extra_forbidden":
+        return _unknown_key(document, problem["loc"], path)
+    where = f"{path}:{_line(document, keys)}"
+    name = ".".join(map(str, keys)) or "config"
+    if problem["type"] == "missing":
+        missing = problem["loc"][-1]
+        return ConfigError(f"{name} has no {missing}", where=where, hint=f"add {missing}:")
+    text = problem["msg"].removeprefix("Value error, ")
+    text = text[:1].lower() + text[1:]
+    if text.startswith(("found", "expected")):
+        return ConfigError(f"{name}: {text}", where=where)
+    found = problem["input"] if not isinstance(problem["input"], dict) else None
+    return ConfigError(f"{name}: {text}", where=where, found=None if found is None else repr(plain(found)))
+
+
+def _unknown_key(document: Any, keys: tuple[str | int, ...], path: Path) -> ConfigError:
+    *outer, key = keys
+    model: Any = {"source": ModelConfig, "target": ModelConfig, "probe": ProbeConfig}.get(
+        str(outer[0]) if outer else ""
+    )
+    known = list((model or Config).model_fields)
+    close = difflib.get_close_matches(str(key), [name for name in known if model or name != "file"], n=1)
+    hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(n for n in known if model or n != 'file')}"
+    name = ".".join(map(str, outer)) or "config"
+    return ConfigError(f"{name} has no key {key}", where=f"{path}:{_line(document, keys)}", hint=hint)
+
+
+def _has(document: Any, keys: tuple[str | int, ...], key: str | int) -> bool:
+    node = document
+    for step in keys:
+        if (
+            (isinstance(node, dict)
+            and step in node)
+            or (isinstance(node, list)
+            and isinstance(step, int)
+            and step < len(node))
+        ):
+            node = node[step]  # type: ignore[index]
+            if step == key:
+                return True
+    return False
+
+
+def _line(document: Any, keys: tuple[str | int, ...]) -> int:
+    node, line = document, 1
+    for key in keys:
+        if not isinstance(node, dict | list):
+            break
+        line = line_of(node, key)
+        node = node[key] if isinstance(node, list) or key in node else None  # type: ignore[index]
+    return line
+
+
+def _resolved(config: Config, document: Any, path: Path) -> Config:
+    """Every path made absolute; ``ConfigError`` where a file is missing."""
+    folder = path.resolve().parent
+
+    def there(value: Path, *keys: str) -> Path:
+        found = folder / value.expanduser()
+        if not found.exists():
+            where = f"{path}:{_line(document, keys)}"
+            hint = f"paths are relative to {path.name}"
+            raise ConfigError(f"{'.'.join(keys)}: no such file or directory", where=where, found=str(found), hint=hint)
+        return found
+
+    def side(name: Literal["source", "target"]) -> ModelConfig:
+        model: ModelConfig = getattr(config, name)
+        loader, colon, function = model.loader.rpartition(":")
+        changes: dict[str, Any] = {}
+        if colon and loader.endswith(".py"):
+            changes["loader"] = f"{there(Path(loader), name, 'loader')}:{function}"
+        if model.path is not None:
+            changes["path"] = there(model.path, name, "path")
+        return model.model_copy(update=changes)
+
+    files = {key: getattr(config.probe, key) for key in ("tokenizer", "ids", "inputs")}
+    probe = {key: there(value, "probe", key) for key, value in files.items() if value is not None}
+    mapping = there(config.mapping, "mapping") if isinstance(config.mapping, Path) else config.mapping
+    return config.model_copy(
+        update={
+            "source": side("source"),
+            "target": side("target"),
+            "mapping": mapping,
+            "probe": config.probe.model_copy(update=probe),
+        }
+    )
