@@ -1,0 +1,193 @@
+"""The torch side: one ``torch.nn.Module`` behind the verbs of ``records.Side``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import HarnessError, LoaderError
+from ckptdbg.models.records import Array, Graph, Operands, Plant, Trace
+from ckptdbg.models.torch_side.border import to_numpy, to_torch
+from ckptdbg.models.torch_side.execute import Execution
+from ckptdbg.models.torch_side.params import Parameters, left_as_found
+from ckptdbg.models.torch_side.promote import default_float64, promoted_tensor
+from ckptdbg.models.torch_side.scopes import Scopes
+from ckptdbg.models.torch_side.survey import Survey, Surveyed
+from ckptdbg.models.torch_side.tensors import tensors_in
+
+_DEFAULT_OUTPUTS = ("logits", "last_hidden_state")
+
+
+class TorchSide:
+    """A torch model as one side of a comparison.
+
+    Args:
+        module: any module; it is run in eval mode without gradients and left exactly as found.
+        output: key, attribute or index of the output to compare; by default ``logits``, else ``last_hidden_state``,
+            else the first tensor.
+        rename_inputs: the module's own name of an input -> its Hugging Face name.
+
+    Raises:
+        LoaderError: a parameter has no values (meta device).
+    """
+
+    framework: Literal["torch", "jax"] = "torch"
+
+    def __init__(
+        self, module: nn.Module, *, output: str | int | None = None, rename_inputs: dict[str, str] | None = None
+    ) -> None:
+        self._module, self._output, self._renames = module, output, dict(rename_inputs or {})
+        self._parameters = Parameters(module)
+        self._surveys: dict[Any, Surveyed] = {}
+        self._current: Surveyed | None = None
+        self.omitted_inputs: tuple[str, ...] = ()
+        """Inputs of the last pass that the module's ``forward`` does not name."""
+
+    def parameters(self) -> dict[str, TensorSpec]:
+        """See ``records.Side``."""
+        return {name: self._parameters.spec(name) for name in self._parameters}
+
+    def read(self, name: str) -> Array:
+        """See ``records.Side``. Raises LoaderError for a name that is not there."""
+        return self._parameters.read(name)
+
+    def graph(self, inputs: Mapping[str, Array]) -> Graph:
+        """See ``records.Side``."""
+        self._current = self._surveyed(inputs)
+        return self._current.graph
+
+    def operands(self, values: Mapping[str, Array]) -> Operands:
+        """See ``records.Side``. Raises HarnessError before ``graph``, LoaderError for a wrong name or shape."""
+        if self._current is None:
+            raise HarnessError("operands are asked for before the graph is known", hint="call graph(inputs) first")
+        replacement = self._parameters.replacement(values, True)
+
+        def value_of(name: str) -> Tensor:
+            given, own = replacement(name), self._parameters.tensor(name)
+            fresh = torch.empty_like(own, dtype=None if given is None else given.dtype)  # keeps the strides
+            return fresh.copy_(own if given is None else given)
+
+        found = self._current
+        wanted = [ref for ref, _, _ in found.anchor_operands]
+        replayed = found.tape.replay([*wanted, *found.meeting_operands], value_of)
+        anchors = [
+            layout.split(tensor)[group]
+            for (_, layout, group), tensor in zip(found.anchor_operands, replayed[: len(wanted)], strict=True)
+        ]
+        return Operands(tuple(map(to_numpy, anchors)), tuple(map(to_numpy, replayed[len(wanted) :])))
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        values: Mapping[str, Array] | None = None,
+        promoted: bool = False,
+        jitter: int | None = None,
+        plants: Mapping[int, Plant] | None = None,
+        choices: Sequence[Array] | None = None,
+    ) -> Trace:
+        """See ``records.Side``. Raises HarnessError if plants or choices do not fit, LoaderError if the call fails."""
+        found = self._surveyed(inputs)
+        walk = Execution(
+            found, Scopes(self._module), promoted=promoted, jitter=jitter, plants=plants or {}, choices=choices
+        )
+        with ExitStack() as stack:
+            stack.enter_context(left_as_found(self._module))
+            if promoted:
+                stack.enter_context(default_float64())
+            stack.enter_context(self._parameters.swapped(self._parameters.replacement(values or {}, promoted)))
+            output = self._forward(inputs, walk, promoted)
+        return walk.trace(output, tuple(output.shape))
+
+    def _surveyed(self, inputs: Mapping[str, Array]) -> Surveyed:
+        key = tuple((name, tuple(array.shape), str(array.dtype)) for name, array in sorted(inputs.items()))
+        if key not in self._surveys:
+            survey = Survey(self._module)
+            with left_as_found(self._module), self._parameters.swapped(self._parameters.untied()):
+                output = self._forward(inputs, survey, False)
+            self._surveys[key] = survey.surveyed(list(self._parameters), output)
+        return self._surveys[key]
+
+    def _forward(self, inputs: Mapping[str, Array], walk: Survey | Execution, promoted: bool) -> Tensor:
+        """The selected output of one forward pass under ``walk``."""
+        for name in self._parameters:
+            key, names = self._parameters.group(name), self._parameters.tied(name)
+            walk.start_parameter(self._parameters.tensor(name), name, key=key, names=names)
+        call = self._call(inputs)
+        for name, value in call.items():
+            if isinstance(value, Tensor):
+                call[name] = promoted_tensor(value) if promoted else value
+                walk.start_input(call[name])
+        try:
+            with walk.scopes.followed(walk.enter, walk.leave), walk:
+                result = self._module(**call)
+        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, AttributeError) as error:
+            given = {name: tuple(value.shape) for name, value in call.items() if isinstance(value, Tensor)}
+            raise LoaderError(
+                f"the model's forward failed: {error}", where=type(self._module).__name__, found=f"inputs {given}"
+            ) from error
+        return self._select(result)
+
+    def _call(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """Keyword arguments of ``forward``: the inputs it names, under its own names."""
+        signature = inspect.signature(self._module.forward).parameters.values()
+        named = {
+            parameter.name
+            for parameter in signature
+            if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        }
+        takes_all = not named and any(parameter.kind == parameter.VAR_KEYWORD for parameter in signature)
+        own_name = {theirs: own for own, theirs in self._renames.items()}
+        call: dict[str, Any] = {}
+        omitted: list[str] = []
+        for name, array in inputs.items():
+            own = own_name.get(name, name)
+            if takes_all or own in named:
+                call[own] = to_torch(array)
+            else:
+                omitted.append(name)
+        if not call:
+            raise LoaderError(
+                "the model's forward accepts none of the inputs",
+                where=type(self._module).__name__,
+                found=sorted(inputs),
+                expected=sorted(named),
+                hint="rename them under `inputs` in the config",
+            )
+        if "use_cache" in named:
+            call["use_cache"] = False
+        self.omitted_inputs = tuple(omitted)
+        return call
+
+    def _select(self, result: Any) -> Tensor:
+        if self._output is not None:
+            chosen = _item(result, self._output)
+        else:
+            chosen = next((value for key in _DEFAULT_OUTPUTS if (value := _item(result, key)) is not None), None)
+            if chosen is None:
+                chosen = next(tensors_in(result if isinstance(result, Tensor | list | tuple | dict) else []), None)
+        if not isinstance(chosen, Tensor):
+            raise LoaderError(
+                "the model's output has no such tensor",
+                where=type(self._module).__name__,
+                found=type(result).__name__,
+                expected=self._output or "a tensor",
+                hint="set `output` in the config",
+            )
+        return chosen
+
+
+def _item(result: Any, key: str | int) -> Any:
+    """An element of a model's output by index, key or attribute; None if there is none."""
+    if isinstance(key, str) and not isinstance(result, Mapping):
+        return getattr(result, key, None) if not isinstance(result, Tensor) else None
+    try:
+        return result[key]
+    except (KeyError, IndexError, TypeError):
+        return None
