@@ -36,8 +36,12 @@ def wrap(
 
         if hasattr(model, "eval"):
             model.eval()
-        side = JaxSide(model, output=output, rename_inputs=dict(inputs))
-        return Loaded(side=side, specs=side.parameters(), write=jax_writer(side))
+
+        def make_side(model: Any) -> JaxSide:
+            return JaxSide(model, output=output, rename_inputs=dict(inputs))
+
+        side = make_side(model)
+        return Loaded(side=side, specs=side.parameters(), write=jax_writer(model, side, make_side))
     raise LoaderError(
         f"the loader {loader} returned something that cannot be walked",
         where=defined_at(function),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ckptdbg.errors import LoaderError
+from ckptdbg.models.jax_model import JaxModel
 from ckptdbg.models.records import Array, Side
 
 Writer = Callable[[Mapping[str, Array]], Side]
@@ -43,14 +44,38 @@ def torch_writer(module: Any, side: Side) -> Writer:
     return write
 
 
-def jax_writer(side: Any) -> Writer:
-    """Writes by way of the side, which knows the names of the leaves."""
+def jax_writer(model: Any, side: Any, make_side: Callable[[Any], Side]) -> Writer:
+    """JAX arrays do not change: a model with the new values is put together, and ``make_side`` called with it."""
 
     def write(values: Mapping[str, Array]) -> Side:
-        _check(values, {name: spec.shape for name, spec in side.parameters().items()})
-        return side.replace(values)
+        specs = side.parameters()
+        _check(values, {name: spec.shape for name, spec in specs.items()})
+        return make_side(_with_leaves(model, list(specs), values))
 
     return write
+
+
+def _with_leaves(model: Any, names: list[str], values: Mapping[str, Array]) -> Any:
+    """The model with ``values`` in its leaves; ``names`` are those of all leaves, in the order of the tree."""
+    import jax
+    import jax.numpy as jnp
+
+    def replaced(tree: Any) -> Any:
+        leaves, structure = jax.tree.flatten(tree)
+        new = [
+            jnp.asarray(values[name], leaf.dtype) if name in values else leaf
+            for name, leaf in zip(names, leaves, strict=True)
+        ]
+        return jax.tree.unflatten(structure, new)
+
+    if isinstance(model, JaxModel):
+        return JaxModel(model.apply, replaced(model.params))
+    if isinstance(model, tuple):
+        return model[0], replaced(model[1])
+    from flax import nnx
+
+    graph, passing, state = nnx.split(model, (nnx.RngState, nnx.Cache, nnx.Intermediate), ...)
+    return nnx.merge(graph, passing, replaced(state))
 
 
 def _check(values: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -117,8 +117,8 @@ _mask = attention_mask  # the input has the same name
 
 
 def load(path: Path | None, **options: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """The module of ``Definition(**options)`` and its variables, from ``path`` or as initialised."""
+    """The module of ``Definition(**options)`` and its variables, from ``path`` or without values."""
     module = Llama(Definition(**options))
     if path is not None:
         return module, {"params": read_tree(path)}
-    return module, dict(module.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
+    return module, dict(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))

@@ -1,0 +1,111 @@
+"""Faults in the target's code: every tensor is right, the model around them is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ckptdbg.samples.fault import ALL, LLAMA, MOE, ROTARY, Fault, fault_table
+
+Options = dict[str, Any]
+
+
+def definition_fault(
+    name: str,
+    description: str,
+    pairs: tuple[str, ...],
+    edit: Callable[[Options], None] | None = None,
+    *,
+    entries: tuple[str, ...] = (),
+    effect: str = "diverges",
+    **options: Any,
+) -> Fault:
+    """A fault of kind ``definition``: other values of the target's options."""
+
+    def set_options(current: Options) -> None:
+        current.update(options)
+
+    return Fault(name, description, "definition", pairs, edit or set_options, entries, None, effect)  # pyright: ignore[reportArgumentType]
+
+
+def multiplied(option: str, factor: float) -> Callable[[Options], None]:
+    """An edit: an option times ``factor``."""
+
+    def edit(current: Options) -> None:
+        current[option] *= factor
+
+    return edit
+
+
+def plus(option: str, step: int) -> Callable[[Options], None]:
+    """An edit: an option plus ``step``."""
+
+    def edit(current: Options) -> None:
+        current[option] += step
+
+    return edit
+
+
+_GEMMA2 = ("gemma2_to_jax",)
+_LEARNED_POSITIONS = ("gpt2_to_jax", "bert_to_jax")
+_HALF_SPLIT_GELU = ("gemma2_to_jax", "gpt2_to_jax")
+_QK_NORM = ("qwen3_to_nnx", "qwen3_moe_to_jax")
+_CAUSAL = tuple(pair for pair in ALL if pair not in ("gemma2_to_jax", "bert_to_jax"))
+
+DEFINITION_FAULTS = fault_table(
+    definition_fault(
+        "rope-theta", "the rotary base is 50 times that of the source", ROTARY, multiplied("rope_theta", 50.0)
+    ),
+    definition_fault(
+        "rope-partial",
+        "only half of each head is rotated",
+        (*LLAMA, "qwen3_to_nnx"),
+        rope_fraction=0.5,
+    ),
+    definition_fault(
+        "norm-epsilon", "the norms' epsilon is 100 times that of the source", ROTARY, multiplied("norm_epsilon", 100.0)
+    ),
+    definition_fault("layer-norm-epsilon", "LayerNorm's epsilon is 1e-3", _LEARNED_POSITIONS, norm_epsilon=1e-3),
+    definition_fault("gelu-for-silu", "GELU where the source has SiLU", (*LLAMA, *MOE), activation="gelu"),
+    definition_fault(
+        "gelu-tanh", "GELU by tanh where the source has the exact one", ("bert_to_jax",), activation="gelu_tanh"
+    ),
+    definition_fault(
+        "gelu-exact", "exact GELU where the source has the one by tanh", _HALF_SPLIT_GELU, activation="gelu"
+    ),
+    definition_fault("attention-scale", "attention scores are halved", ALL, attention_scale=0.5),
+    definition_fault("no-causal-mask", "tokens look ahead", _CAUSAL, causal=False),
+    definition_fault("causal-mask", "tokens do not look ahead where they should", ("bert_to_jax",), causal=True),
+    definition_fault(
+        "qk-norm-after-rope", "query and key are normed after the rotation", _QK_NORM, qk_norm_after_rope=True
+    ),
+    definition_fault("attention-cap-missing", "no soft cap on attention scores", _GEMMA2, attention_cap=None),
+    definition_fault("final-cap-missing", "no soft cap on the logits", _GEMMA2, final_cap=None),
+    definition_fault("window-missing", "no sliding window", _GEMMA2, window=None),
+    definition_fault("window-off-by-one", "the sliding window is one token wider", _GEMMA2, plus("window", 1)),
+    definition_fault(
+        "embedding-scale-missing",
+        "the embedding is not multiplied by sqrt(hidden)",
+        _GEMMA2,
+        embedding_scale=False,
+    ),
+    definition_fault(
+        "norm-offset-in-both",
+        "the target adds 1 to its norm scales, and so does the mapping",
+        _GEMMA2,
+        norm_offset=1.0,
+        entries=("attention.norm", "attention.norm_after", "mlp.norm", "mlp.norm_after", "final_norm"),
+    ),
+    definition_fault("router-top-k", "the router picks one expert fewer", MOE, plus("top_k", -1)),
+    definition_fault(
+        "router-not-normalised", "the chosen experts' weights do not add up to one", MOE, normalise_top_k=False
+    ),
+    definition_fault("position-offset", "learned positions start at 1", _LEARNED_POSITIONS, position_offset=1),
+    definition_fault(
+        "head-bfloat16",
+        "the head computes in bfloat16: a floor, no fault",
+        tuple(pair for pair in ALL if pair != "bert_to_jax"),
+        effect="rounding",
+        logits_dtype="bfloat16",
+    ),
+)
