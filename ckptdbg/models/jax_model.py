@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class JaxModel:
-    """``apply(params, inputs) -> output``: a pure function of a pytree of arrays and a dict of arrays (Hugging Face names)."""
+    """``apply(params, inputs) -> output``: pure, of a pytree of arrays and a dict of arrays (Hugging Face names)."""
 
     apply: Callable[[Any, dict[str, Any]], Any]
     params: Any

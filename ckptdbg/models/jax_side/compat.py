@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -29,9 +30,7 @@ def enable_x64() -> AbstractContextManager[Any]:
     """64-bit types inside the ``with``; the user's setting is restored after it."""
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
-    from jax.experimental import enable_x64 as older
-
-    return older(True)
+    return importlib.import_module("jax.experimental").enable_x64(True)
 
 
 def opened(jaxpr: Any) -> tuple[Any, list[Any]]:

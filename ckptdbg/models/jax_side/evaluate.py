@@ -1,4 +1,4 @@
-"""Runs a program again, with the values at its sites captured and replaced. Everything here is traced under one ``jit``."""
+"""Runs a program again, with the values at its sites captured and replaced, all under one ``jit``."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from ckptdbg.models.jax_side.taint import Taint
 Captured = dict[int, dict[str, Any]]
 """By site key, then by port. Each enclosing scan adds a leading axis."""
 
-_MOVES = frozenset(
-    ["reshape", "broadcast_in_dim", "transpose", "squeeze", "rev", "slice", "dynamic_slice", "pad", "concatenate", "gather", "split", "select_n", "copy", "convert_element_type", "iota", "optimization_barrier", "sort", "copy_p"]
-)
+_MOVES = frozenset({
+    "reshape", "broadcast_in_dim", "transpose", "squeeze", "rev", "slice", "dynamic_slice", "pad", "concatenate",
+    "gather", "split", "select_n", "copy", "copy_p", "convert_element_type", "iota", "sort",
+})  # fmt: skip
 """Constants that only moved are not rounded again."""
 
 
@@ -93,10 +94,7 @@ class Evaluator:
 
     def plain(self, op: Op, ins: list[Value]) -> list[Value]:
         data = [value.data for value in ins]
-        if op.name == "while":
-            outs = self.while_loop(op, data)
-        else:
-            outs = self.compute(op, data)
+        outs = self.while_loop(op, data) if op.name == "while" else self.compute(op, data)
         if op.name in PASSTHROUGH:
             return [Value(out, value.shadows) for out, value in zip(outs, ins, strict=True)]
         if self.taint.of(op.outs[0]) is Level.CONSTANT and op.name not in _MOVES:
@@ -118,17 +116,16 @@ class Evaluator:
         data, ports = [value.data for value in values], self.replace.get(site.op.key, {})
         shadows = rows.propagate(site.op, data, [value.shadows for value in values])[0]
         seen: dict[str, Any] = {"rows": _tokens(site, shadows)}
-        native = data
+        native, planted = data, None
         if site.input is not None:
             source = patches(site.op, data[site.data]) if site.patches else data[site.data]
             seen["in"] = site.input.fold(source)
             if "in" in ports:
-                planted = site.input.unfold(jnp.where(ports["in_mask"], ports["in"], seen["in"]))
-                native = [planted if i == site.data else x for i, x in enumerate(data)]
-        if site.patches and "in" in ports:
-            out = site.output.unfold(
-                jnp.einsum("grc,gfc->grf", site.input.fold(planted), site.operand.fold(data[site.weight]))
-            )
+                planted = jnp.where(ports["in_mask"], ports["in"], seen["in"])
+                native = [site.input.unfold(planted) if i == site.data else x for i, x in enumerate(data)]
+        if site.patches and planted is not None:
+            kernel = site.operand.fold(data[site.weight])
+            out = site.output.unfold(jnp.einsum("grc,gfc->grf", planted, kernel, precision="highest"))
         else:
             (out,) = self.compute(site.op, native)
         seen["out"] = site.output.fold(out)

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Fold:
-    """``groups`` of axes of ``shape``, each flattened in its order into one canonical axis. Every axis is in one group."""
+    """``groups`` of the axes of ``shape``, each flattened in its order; every axis is in one group."""
 
     shape: tuple[int, ...]
     groups: tuple[tuple[int, ...], ...]

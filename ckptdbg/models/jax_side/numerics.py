@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from ckptdbg.models.jax_side.program import Atom, Op, dtype_of
 
 _AS_TRACED = frozenset({"bitcast_convert_type", "nextafter", "rng_uniform", "random_gamma", "ffi_call"})
 """Equations whose meaning depends on the dtype: computed in the traced one, the result promoted."""
-_SCATTERS = {
+_SCATTERS: dict[str, Callable[..., Any]] = {
     "scatter": lax.scatter,
     "scatter-add": lax.scatter_add,
     "scatter_add": lax.scatter_add,
@@ -67,8 +68,11 @@ def compute_promoted(op: Op, args: list[Any]) -> list[Any]:
 
 def _scatter(op: Op, args: list[Any]) -> Any:
     p = op.params
+    operand, indices, updates = args
     return _SCATTERS[op.name](
-        *args,
+        operand,
+        indices,
+        updates,
         p["dimension_numbers"],
         indices_are_sorted=p["indices_are_sorted"],
         unique_indices=p["unique_indices"],
@@ -86,8 +90,8 @@ def _promoted_param(name: str, value: Any) -> Any:
 def jitter(value: Any, dtype: np.dtype, seed: Any, key: int) -> Any:
     """Every element times 1 plus or minus one ulp of ``dtype``, the sign drawn from ``seed`` and ``key``.
 
-    Whole numbers stay as they are: they are exact in every dtype (exponents, counts, 0 and 1 of masks), as are all floats
-    too large to have a fraction (the smallest finite value that masks add) and infinities.
+    Whole numbers stay as they are: nothing was rounded to make them (exponents, counts, 0 and 1 of masks). So are all
+    floats too large to have a fraction (the lowest finite value, which masks add) and infinities.
     """
     signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(seed), key), jnp.shape(value), jnp.int8)
     ulp = jnp.asarray(float(jnp.finfo(dtype).eps), value.dtype)

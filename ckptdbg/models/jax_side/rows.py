@@ -1,9 +1,9 @@
 """Which token a value belongs to, followed through the data movement of the program.
 
-Beside every activation go *shadows*: int32 arrays of the same rank that hold flat token indices, of size 1 along the axes
-where all elements belong to the same token (features). A value that is indexed by two tokens, as attention scores are by
-query and key, carries one shadow for each; a sum over an axis ends the shadows that vary along it, so that what remains
-after attention is the query. -1 stands for no token.
+Beside every activation go *shadows*: int32 arrays of the same rank that hold flat token indices, of size 1 along the
+axes where all elements belong to the same token (features). A value that is indexed by two tokens, as attention scores
+are by query and key, carries one shadow for each; a sum over an axis ends the shadows that vary along it, so that what
+remains after attention is the query. -1 stands for no token.
 """
 
 from __future__ import annotations

@@ -123,14 +123,13 @@ class JaxSide:
         ]
 
     def _value(self, name: str, spec: Any, value: Array | None, promoted: bool) -> Any:
-        if value is None:
-            value = self._leaf(name)
-        elif tuple(value.shape) != tuple(spec.shape):
+        if value is not None and tuple(value.shape) != tuple(spec.shape):
             raise LoaderError(
                 "a value of the wrong shape", where=name, found=tuple(value.shape), expected=tuple(spec.shape)
             )
         dtype = _as(np.dtype(spec.dtype), promoted)
-        return value if value.dtype == dtype else np.asarray(value).astype(dtype)
+        given = self._leaf(name) if value is None else value
+        return given if given.dtype == dtype else np.asarray(given).astype(dtype)
 
     def _traced(self, inputs: Mapping[str, Array]) -> Traced:
         key = tuple((name, tuple(array.shape), str(array.dtype)) for name, array in sorted(inputs.items()))
@@ -156,7 +155,7 @@ class JaxSide:
             raise
         except Exception as error:
             raise LoaderError(
-                f"the model cannot be called: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                f"the model cannot be called: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
                 found=", ".join(f"{name} {array.shape}" for name, array in given.items()),
                 hint="see `inputs` in the config for renaming them",
             ) from error

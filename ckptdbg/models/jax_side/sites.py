@@ -120,7 +120,7 @@ def _dot_general(op: Op, weight: int) -> Site:
     w_batch, x_batch = (tuple(p[side] for p in shared) for side in (0, 1))
     w, x = _shape(op.ins[weight]), _shape(op.ins[data])
     w_free, x_free = _rest(len(w), w_axes, w_batch), _rest(len(x), x_axes, x_batch)
-    # The result lists the batch axes first (in the equation's order), then the free axes of the left, then of the right.
+    # The result has the batch axes (in the equation's order), then the free axes of the left, then of the right.
     place = {axis: i for i, axis in enumerate(batch[weight])}
     left = len(batch[0])
     right = left + len(w_free if weight == 0 else x_free)
@@ -244,10 +244,10 @@ def _cast(op: Op) -> Site | None:
 
 
 def patches(op: Op, image: jax.Array) -> jax.Array:
-    """The windows a convolution multiplies with its kernel: rows as in the result, then the kernel's contraction axes."""
+    """The windows that a convolution multiplies with its kernel: the result's row axes, then the kernel's contraction."""
     numbers, p = op.params["dimension_numbers"], op.params
     kernel = _shape(op.ins[1])
-    features, inner, *window = numbers.rhs_spec
+    _, inner, *window = numbers.rhs_spec
     moved = image.transpose(numbers.lhs_spec)
     sizes = [kernel[axis] for axis in window]
     found = lax.conv_general_dilated_patches(

@@ -75,7 +75,7 @@ class Taint:
                     self._classify(body)
 
     def _entry(self, op: Op) -> MeetingSite | None:
-        """A parameter that is the first value of a scan's carry (a learned initial state) meets the activations there."""
+        """A parameter that a scan's carry starts from (a learned initial state) meets the activations there."""
         if op.name != "scan":
             return None
         first = op.params["num_consts"]

@@ -1,4 +1,4 @@
-"""The abstract walk: a program gone through in execution order, every scan iteration by itself, without computing anything."""
+"""The abstract walk: a program in execution order, every scan iteration by itself, without computing anything."""
 
 from __future__ import annotations
 

@@ -158,8 +158,9 @@ def select(output: Any, wanted: str | int | None) -> Any:
             raise LoaderError("the model's output has no such part", found=wanted, expected=_parts(output)) from error
     if isinstance(output, Mapping) and "logits" in output:
         return output["logits"]
-    if getattr(output, "logits", None) is not None:
-        return output.logits
+    logits = getattr(output, "logits", None)
+    if logits is not None:
+        return logits
     arrays = [leaf for leaf in jax.tree.leaves(output) if isinstance(leaf, jax.Array | np.ndarray)]
     if not arrays:
         raise LoaderError("the model returned no array", found=type(output).__name__)
