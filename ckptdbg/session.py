@@ -29,7 +29,7 @@ from ckptdbg.diagnose.findings import Evidence, find
 from ckptdbg.diagnose.harness import check_inputs, check_repeatable
 from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_differences, shifted_layouts
 from ckptdbg.diagnose.tensors import compare_tensors
-from ckptdbg.errors import CkptdbgError
+from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.probe import make_inputs
@@ -80,13 +80,25 @@ class Session:
         return self._bind(self.target)
 
     def _bind(self, target: Loaded) -> BoundMapping:
+        if not isinstance(self.config.mapping, Path):
+            raise ConfigError(
+                "this kind of mapping cannot be read yet",
+                where=str(self.config.file),
+                found=self.config.mapping,
+                expected="the path of a mapping file",
+            )
         unbound = TensorMapping.load(self.config.mapping)
-        return unbound.bind(self.source.config or {}, self.source.specs, target.specs)
+        return unbound.bind(self.model_config, self.source.specs, target.specs)
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The source's ``config.json``; the target's where the source has none. Mapping variables and vocabulary come from it."""
+        return self.source.config or self.target.config or {}
 
     @cached_property
     def inputs(self) -> dict[str, Array]:
         """The probe: arrays under Hugging Face names."""
-        return make_inputs(self.config.probe, self.source.config or {})
+        return make_inputs(self.config.probe, self.model_config)
 
     @cached_property
     def source_exact(self) -> dict[str, Array]:
@@ -212,7 +224,7 @@ def _load(config: Config, which: str) -> Loaded:
         options=side.options,
         inputs=side.inputs,
         output=side.output,
-        base=config.base,
+        base=config.file.parent,
         precision=config.precision,
     )
 

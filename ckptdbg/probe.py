@@ -1,0 +1,106 @@
+"""The probe: what both models are run on, as arrays under Hugging Face names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.checkpoint import open_checkpoint
+from ckptdbg.config import ProbeConfig
+from ckptdbg.errors import ConfigError
+
+Array = NDArray[np.generic]
+
+
+def make_inputs(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Array]:
+    """``input_ids`` ``[batch, length]`` int64, ``attention_mask``, and what padding or an encoder-decoder needs besides.
+
+    ``config`` is the source's ``config.json``: its vocabulary bounds the tokens. Raises ConfigError.
+    """
+    if probe.inputs is not None:
+        checkpoint = open_checkpoint(probe.inputs)
+        inputs = {name: checkpoint.read(name) for name in checkpoint.specs}
+    elif probe.ids is not None:
+        inputs = _with_mask(_read_ids(probe.ids), None)
+    elif probe.prompt is not None:
+        inputs = _with_mask(_tokenised(probe), None)
+    else:
+        inputs = _random(probe, config)
+    _check_tokens(inputs, config)
+    return inputs
+
+
+def vocabulary(config: Mapping[str, Any]) -> int | None:
+    """``vocab_size`` of a ``config.json``, also where it is nested in ``text_config``."""
+    nested = config.get("text_config") or {}
+    size = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, Mapping) else None)
+    return int(size) if size is not None else None
+
+
+def _random(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Array]:
+    size = vocabulary(config)
+    if size is None:
+        raise ConfigError(
+            "cannot draw random tokens: no vocab_size in the source's config.json",
+            hint="give the tokens yourself: probe: {ids: FILE.npy} or {inputs: FILE.safetensors}",
+        )
+    rng = np.random.default_rng(probe.seed)
+    inputs = _with_mask(rng.integers(0, size, (probe.batch, probe.length)), probe.padding)
+    if config.get("is_encoder_decoder"):
+        # another length than the encoder's, so that token axes are told apart
+        inputs["decoder_input_ids"] = rng.integers(0, size, (probe.batch, probe.length // 2 + 1))
+    return inputs
+
+
+def _with_mask(ids: Array, padding: list[int] | None) -> dict[str, Array]:
+    mask = np.ones(ids.shape, np.int64)
+    inputs: dict[str, Array] = {"input_ids": ids.astype(np.int64), "attention_mask": mask}
+    if padding is not None and any(padding):
+        for row, pad in enumerate(padding):
+            mask[row, :pad] = 0
+        # positions count from the first real token, and are said so to both models rather than left to each one's habit
+        inputs["position_ids"] = np.maximum(mask.cumsum(axis=1) - 1, 0)
+    return inputs
+
+
+def _read_ids(path: Path) -> Array:
+    try:
+        if path.suffix == ".npy":
+            ids = np.load(path, allow_pickle=False)
+        elif path.suffix == ".json":
+            ids = np.asarray(json.loads(path.read_text()))
+        else:
+            ids = np.loadtxt(path, dtype=np.int64, ndmin=2)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"cannot be read as token ids: {error}", where=str(path)) from error
+    if ids.ndim == 1:
+        ids = ids[None]
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ConfigError(
+            "not token ids", where=str(path), found=f"{ids.dtype} {list(ids.shape)}", expected="integers [batch, length]"
+        )
+    return ids
+
+
+def _tokenised(probe: ProbeConfig) -> Array:
+    from ckptdbg.models.loaders.tokens import tokenise
+
+    assert probe.prompt is not None
+    assert probe.tokenizer is not None
+    return tokenise(probe.prompt, probe.tokenizer)
+
+
+def _check_tokens(inputs: Mapping[str, Array], config: Mapping[str, Any]) -> None:
+    ids, size = inputs.get("input_ids"), vocabulary(config)
+    if ids is None or size is None or not ids.size:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size:
+        raise ConfigError(
+            "the probe has tokens beyond the vocabulary", found=high if high >= size else low, expected=f"0 to {size - 1}"
+        )
