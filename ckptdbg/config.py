@@ -11,6 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ckptdbg.documents import line_of, parse_yaml, plain, read_text
 from ckptdbg.errors import ConfigError
 
+# what pydantic would say in its own terms
+PLAIN = {
+    "model_type": "keys and values",
+    "dict_type": "keys and values",
+    "path_type": "a path",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+}
 MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
 
 
@@ -132,12 +142,11 @@ def _as_config_error(cause: ValidationError, document: Any, path: Path) -> Confi
     if problem["type"] == "missing":
         missing = problem["loc"][-1]
         return ConfigError(f"{name} has no {missing}", where=where, hint=f"add {missing}:")
-    text = problem["msg"].removeprefix("Value error, ")
+    text = PLAIN.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     text = text[:1].lower() + text[1:]
-    if text.startswith(("found", "expected")):
+    if problem["type"] == "value_error":
         return ConfigError(f"{name}: {text}", where=where)
-    found = problem["input"] if not isinstance(problem["input"], dict) else None
-    return ConfigError(f"{name}: {text}", where=where, found=None if found is None else repr(plain(found)))
+    return ConfigError(f"{name} is not right", where=where, found=repr(plain(problem["input"])), expected=text)
 
 
 def _unknown_key(document: Any, keys: tuple[str | int, ...], path: Path) -> ConfigError:

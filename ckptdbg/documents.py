@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def read_text(path: Path, error: type[CkptdbgError]) -> str:
 def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
     """The document as a mapping that keeps comments and lines; ``error`` with file:line where it is not one."""
     try:
-        document = YAML().load(text)
+        document = _yaml().load(text)
     except MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
@@ -41,12 +42,21 @@ def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
     return document
 
 
-def dump_yaml(document: Any) -> str:
-    """The document as text, comments kept."""
-    yaml, stream = YAML(), io.StringIO()
-    yaml.width = 120
+def dump_yaml(document: Any, like: str = "") -> str:
+    """The document as text: comments and quotes kept, lists indented as in the text ``like``."""
+    yaml, stream = _yaml(), io.StringIO()
+    item = re.search(r"^( *)- ", like, re.MULTILINE)
+    offset = len(item[1]) if item else 0
+    yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
     yaml.dump(document, stream)
     return stream.getvalue()
+
+
+def _yaml() -> YAML:
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000  # never fold a line that a person wrote
+    return yaml
 
 
 def line_of(node: Any, key: str | int | None = None) -> int:

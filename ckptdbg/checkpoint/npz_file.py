@@ -35,12 +35,17 @@ def _spec(archive: zipfile.ZipFile, name: str, path: Path) -> TensorSpec:
     with archive.open(name) as file:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
+        try:
+            shape, _, dtype = read(file)
+        except ValueError as cause:  # float8 leaves a descriptor that NumPy itself cannot read
+            raise _untyped(name, cause, path) from cause
     if dtype.kind not in "fiubc":
-        raise CheckpointError(
-            f"tensor {name.removesuffix('.npy')} has no numeric dtype",
-            where=str(path),
-            found=dtype,
-            hint="npz cannot hold bfloat16 or float8: write .safetensors",
-        )
+        raise _untyped(name, dtype, path)
     return TensorSpec(tuple(shape), dtype.name)
+
+
+def _untyped(name: str, found: object, path: Path) -> CheckpointError:
+    problem = f"tensor {name.removesuffix('.npy')} has no numeric dtype"
+    return CheckpointError(
+        problem, where=str(path), found=found, hint="npz cannot hold bfloat16 or float8: write .safetensors"
+    )

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ckptdbg.checkpoint.base import Array, Checkpoint
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -31,6 +33,8 @@ class TorchCheckpoint(Checkpoint):
         dtype = as_dtype(self.specs[name].dtype)
         if dtype.isbuiltin == 1:
             return tensor.resolve_conj().resolve_neg().numpy()
+        if not tensor.numel():  # nothing to see in other bytes
+            return np.empty(tuple(tensor.shape), dtype)
         # NumPy knows bfloat16 and float8 through ml_dtypes only: the same bytes under another name
         return tensor.flatten().view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
 
@@ -45,7 +49,8 @@ def load(path: Path) -> Any:
         # torch wrote tar and plain pickle files before it wrote zip files: those cannot be mapped
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as cause:
-        problem = f"torch cannot load it as data: {str(cause).strip().splitlines()[0]}"
+        first_line = f"{str(cause).strip()}\n".splitlines()[0] or type(cause).__name__
+        problem = f"torch cannot load it as data: {first_line}"
         hint = "it must be a state_dict saved with torch.save, whole, without code"
         raise CheckpointError(problem, where=str(path), hint=hint) from cause
 
