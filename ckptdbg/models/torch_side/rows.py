@@ -88,8 +88,7 @@ class Rows:
         """Gives the results of a call their shadows."""
         results = list(tensors_in(outs))
         active = [t for t in tensors_in(args, kwargs) if is_activation(t)]
-        if name in _BY_VALUE and active:
-            self.by_value = True
+        self.by_value |= name in _BY_VALUE and bool(active)
         try:
             shadows = self._rule(name, func, args, kwargs, results, active, is_activation)
         except (RuntimeError, IndexError, TypeError, ValueError):
@@ -225,11 +224,10 @@ class Rows:
         for axis, (size, step) in enumerate(zip(shadow.shape, shadow.stride(), strict=True)):
             if size > 1 and step == 0:
                 shadow = shadow.narrow(axis, 0, 1)
-        tokens = max((batch * length for batch, length in self._grids), default=1)
-        if shadow.numel() > tokens or sum(size > 1 for size in shadow.shape) > 2:
-            for axis, size in enumerate(shadow.shape):
-                if size > 1 and bool((shadow == shadow.narrow(axis, 0, 1)).all()):
-                    shadow = shadow.narrow(axis, 0, 1)
+        for axis in range(shadow.ndim):
+            first = shadow.narrow(axis, 0, min(1, shadow.shape[axis]))
+            if shadow.shape[axis] > 1 and bool((shadow == first).all()):
+                shadow = first
         return shadow.contiguous()
 
 

@@ -26,7 +26,9 @@ def place(tensor: Tensor) -> Place:
 
     Autograd may wrap one view in several Python objects, so object identity does not tell them apart; this does.
     """
-    return storage_id(tensor), int(tensor.storage_offset()), tuple(tensor.size()), tensor.stride()
+    size = tuple(tensor.size())
+    strides = tuple(0 if length == 1 else step for length, step in zip(size, tensor.stride(), strict=True))
+    return storage_id(tensor), int(tensor.storage_offset()), size, strides
 
 
 def op_name(func: Any) -> str:
