@@ -84,6 +84,12 @@ def reverse_sources(node: Node) -> None:
     node["source"] = list(reversed(node["source"]))
 
 
+def swap_neighbours(node: Node) -> None:
+    """An edit: layers 0 and 1, 2 and 3, ... take each other's source."""
+    node["source"] = node["source"].replace("{layer}", "{layer + 1 - 2 * (layer % 2)}")
+    node.setdefault("for", {"layer": "0 .. num_hidden_layers"})
+
+
 def order_experts_as_text(*nodes: Node) -> None:
     """An edit: experts 0, 1, 10, 11, 2, ..."""
     for node in nodes:
@@ -302,11 +308,11 @@ MAPPING_FAULTS = fault_table(
         also({"add": 1}),
     ),
     mapping_fault(
-        "layers-off-by-one",
-        "the down projection of each layer is taken from the next",
+        "layers-in-pairs-swapped",
+        "the down projections of layers 0 and 1, 2 and 3, ... are taken from each other",
         NNX_LLAMA,
         ("mlp.down",),
-        source("model.layers.{(layer + 1) % num_hidden_layers}.mlp.down_proj.weight"),
+        swap_neighbours,
     ),
     mapping_fault(
         "down-not-transposed",
