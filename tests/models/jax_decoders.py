@@ -1,4 +1,4 @@
-"""One small decoder (RMSNorm, grouped-query attention with RoPE, gated MLP) written in each way that JAX models are written.
+"""One small decoder (RMSNorm, grouped-query attention with RoPE, gated MLP) in each way that JAX models are written.
 
 Every size is different and every parameter random, so that no transposition and no swap can hide. All of them compute
 what ``reference`` computes in NumPy float64.

@@ -17,6 +17,7 @@ CALLS = {
     "pjit": "jaxpr",
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
+    "composite": "jaxpr",
     "closed_call": "call_jaxpr",
     "core_call": "call_jaxpr",
     "custom_jvp_call": "call_jaxpr",

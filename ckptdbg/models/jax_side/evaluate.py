@@ -19,7 +19,7 @@ Captured = dict[int, dict[str, Any]]
 
 _MOVES = frozenset({
     "reshape", "broadcast_in_dim", "transpose", "squeeze", "rev", "slice", "dynamic_slice", "pad", "concatenate",
-    "gather", "split", "select_n", "copy", "copy_p", "convert_element_type", "iota", "sort",
+    "stack", "unstack", "tile", "gather", "split", "select_n", "copy", "convert_element_type", "iota", "sort",
 })  # fmt: skip
 """Constants that only moved are not rounded again."""
 

@@ -18,14 +18,12 @@ _AS_TRACED = frozenset({"bitcast_convert_type", "nextafter", "rng_uniform", "ran
 _SCATTERS: dict[str, Callable[..., Any]] = {
     "scatter": lax.scatter,
     "scatter-add": lax.scatter_add,
-    "scatter_add": lax.scatter_add,
+    "scatter-sub": lax.scatter_sub,
     "scatter-mul": lax.scatter_mul,
-    "scatter_mul": lax.scatter_mul,
-    "scatter_min": lax.scatter_min,
     "scatter-min": lax.scatter_min,
-    "scatter_max": lax.scatter_max,
     "scatter-max": lax.scatter_max,
 }
+"""Bound through their functions, which build the combining code for the promoted dtype."""
 
 
 def as_array(value: Any, atom: Atom) -> Any:
@@ -57,7 +55,7 @@ def compute_promoted(op: Op, args: list[Any]) -> list[Any]:
     """The same with every float in float64, casts to lower floats inside the model included."""
     if op.name == "reduce_precision":
         return args
-    if op.name in _SCATTERS:
+    if op.name.startswith("scatter"):
         return [_scatter(op, args)]
     if op.name in _AS_TRACED or compat.holds_jaxpr(op.params):
         cast = [lax.convert_element_type(x, d) if (d := dtype_of(atom)) is not None else x
@@ -69,7 +67,7 @@ def compute_promoted(op: Op, args: list[Any]) -> list[Any]:
 def _scatter(op: Op, args: list[Any]) -> Any:
     p = op.params
     operand, indices, updates = args
-    return _SCATTERS[op.name](
+    return _SCATTERS[op.name.replace("_", "-")](
         operand,
         indices,
         updates,

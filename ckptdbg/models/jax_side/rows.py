@@ -154,17 +154,38 @@ def _split(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> l
     return outs
 
 
+def _unstack(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
+    axis = op.params["axis"]
+    return [
+        [lax.index_in_dim(s, i if _varies(s, axis) else 0, axis, keepdims=False) for s in shadows[0]]
+        for i in range(len(op.outs))
+    ]
+
+
 def _concatenate(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
-    axis = op.params["dimension"]
+    return [_join(op.params["dimension"], [tuple(value.shape) for value in values], shadows)]
+
+
+def _stack(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
+    axis = op.params["axis"]
+    shapes = [(*value.shape[:axis], 1, *value.shape[axis:]) for value in values]
+    known = {id(s): jnp.expand_dims(s, axis) for many in shadows for s in many}  # the same ones stay the same
+    return [_join(axis, shapes, [tuple(known[id(s)] for s in many) for many in shadows])]
+
+
+def _join(axis: int, shapes: Sequence[Shape], shadows: Sequence[Shadows]) -> list[Shadow]:
     flat = [s for many in shadows for s in many]
-    if not any(_varies(s, axis) for s in flat):
-        return [flat]
-    full = [i for i in range(values[0].ndim) if i == axis or any(_varies(s, i) for many in shadows for s in many[:1])]
+    identical = len({tuple(id(s) for s in many) for many in shadows}) == 1
+    features = not any(_varies(s, axis) for s in flat)
+    # Features side by side are of one token; what is stacked along a new axis need not be.
+    if features and (identical or any(shape[axis] != 1 for shape in shapes)):
+        return flat
+    full = [i for i in range(len(shapes[0])) if i == axis or any(_varies(s, i) for many in shadows for s in many[:1])]
     parts = []
-    for value, many in zip(values, shadows, strict=True):
-        shadow = many[0] if many else jnp.full((1,) * value.ndim, -1, jnp.int32)
-        parts.append(_widen(shadow, tuple(value.shape), full))
-    return [[jnp.concatenate(parts, axis)]]
+    for shape, many in zip(shapes, shadows, strict=True):
+        shadow = many[0] if many else jnp.full((1,) * len(shape), -1, jnp.int32)
+        parts.append(_widen(shadow, shape, full))
+    return [jnp.concatenate(parts, axis)]
 
 
 def _dynamic_slice(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
@@ -293,7 +314,9 @@ _RULES: dict[str, Callable[..., list[list[Shadow]]]] = {
     "argmin": _one(_reduce),
     "top_k": _one(_top_k),
     "split": _split,
+    "unstack": _unstack,
     "concatenate": _concatenate,
+    "stack": _stack,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _dynamic_update_slice,
     "gather": _gather,

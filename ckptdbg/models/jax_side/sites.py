@@ -244,7 +244,7 @@ def _cast(op: Op) -> Site | None:
 
 
 def patches(op: Op, image: jax.Array) -> jax.Array:
-    """The windows that a convolution multiplies with its kernel: the result's row axes, then the kernel's contraction."""
+    """The windows that a convolution sees: the row axes of its result, then the contraction axes of its kernel."""
     numbers, p = op.params["dimension_numbers"], op.params
     kernel = _shape(op.ins[1])
     _, inner, *window = numbers.rhs_spec

@@ -47,6 +47,8 @@ class Taint:
                 for body in op.bodies:
                     self.level.update(zip(body.ins, ins[1:], strict=True))
                     outs = [max(pair) for pair in zip(outs, self._block(body), strict=True)]
+            case "while":
+                outs = self._while(op, ins)
             case name if name in PASSTHROUGH:
                 outs = ins
             case _:
@@ -63,6 +65,19 @@ class Taint:
             after = [max(pair) for pair in zip(carry, outs[:carries], strict=True)]
             if after == carry:
                 return [*carry, *outs[carries:]]
+            carry = after
+
+    def _while(self, op: Op, ins: list[Level]) -> list[Level]:
+        test, body = op.bodies
+        n, m = op.params["cond_nconsts"], op.params["body_nconsts"]
+        carry = ins[n + m :]
+        while True:
+            self.level.update(zip(test.ins, [*ins[:n], *carry], strict=True))
+            self.level.update(zip(body.ins, [*ins[n : n + m], *carry], strict=True))
+            (again,) = self._block(test)
+            after = [max(again, *pair) for pair in zip(carry, self._block(body), strict=True)]
+            if after == carry:
+                return carry
             carry = after
 
     def _classify(self, block: Block) -> None:
