@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sys
 import tempfile
@@ -20,7 +21,8 @@ import typer
 from ckptdbg.errors import CkptdbgError
 
 if TYPE_CHECKING:
-    from ckptdbg.result import Result
+    from ckptdbg.result import Logits, Result
+    from ckptdbg.samples.fault import Planted
     from ckptdbg.session import Session
 
 P = ParamSpec("P")
@@ -60,23 +62,69 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
 
 @app.command()
 @guarded
+def demo(
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Plant this fault (again for more, `none` for none).")
+    ] = None,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Say which faults there are, and stop.")] = False,
+    pair: Annotated[str | None, typer.Option(metavar="NAME", help="Which sample conversion to break.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is written.")] = Path("ckptdbg-demo"),
+    json: Json = None,
+    html: Html = None,
+) -> int:
+    """Plant faults in a tiny conversion, find them, and show the report. Exits with 0 when they were found."""
+    from ckptdbg.samples.build import DEMO_FAULTS, DEMO_PAIR, build_sample
+    from ckptdbg.samples.fault import plan
+    from ckptdbg.samples.faults import FAULTS
+    from ckptdbg.samples.faults import list_faults as known
+
+    if list_faults:
+        for item in known(pair):
+            typer.echo(f"{item.name:32}  {item.description}")
+        return 0
+    pair = pair or DEMO_PAIR
+    names = [] if fault == ["none"] else list(fault or DEMO_FAULTS)
+    planted = [plan(name, pair, FAULTS) for name in names]
+    with _progress() as progress:
+        progress("building the sample")
+        session, result = _compare(build_sample(out, pair, names), progress)
+    for item in planted:
+        _say(f"planted: {item.fault.name}: {item.fault.description}")
+    _show(result)
+    _write(session, result, json=json or out / "report.json", html=html or out / "report.html")
+    missed = [item.fault.name for item in planted if not was_found(item, result)]
+    if not planted and result.verdict != "equivalent":
+        missed = ["a healthy conversion must be equivalent"]
+    for name in missed:
+        _complain(f"the demo did not end as planted: {name}")
+    return 1 if missed else 0
+
+
+def was_found(planted: Planted, result: Result) -> bool:
+    """Whether a finding says what was planted: an entry at fault by name, else that definition or precision differs."""
+    effect = planted.fault.effect
+    if effect == "rounding":
+        return result.verdict == "precision-floor"
+    findings = [finding for finding in result.findings if finding.effect == effect]
+    named = {entry.name for finding in findings for entry in finding.entries}
+    if planted.fault.kind == "definition":
+        return any(finding.cause == "model" for finding in findings)
+    return not named.isdisjoint(planted.entries())
+
+
+@app.command()
+@guarded
 def compare(
     config: Config,
     json: Json = None,
     html: Html = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the findings as Markdown.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one line per compared site.")] = None,
-    source_trace: Annotated[
-        Path | None, typer.Option(metavar="TRACE", help="Use this captured trace instead of running the source.")
-    ] = None,
-    strict: Annotated[bool, typer.Option(help="Exit with 1 on a precision floor too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
 ) -> int:
     """Compare source and target layer by layer and name the mapping entry at fault."""
-    from ckptdbg.session import open_session
-
     with _progress() as progress:
-        session = open_session(config)
-        result = session.compare(source_trace=source_trace, progress=progress)
+        session, result = _compare(config, progress)
     _show(result)
     _write(session, result, json=json, html=html)
     for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
@@ -85,16 +133,99 @@ def compare(
     return exit_status(result, strict=strict)
 
 
+@app.command()
+@guarded
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file or folder with named tensors.")],
+    stats: Annotated[bool, typer.Option("--stats", help="Read every tensor: mean, std, min, max, non-finite.")] = False,
+    context: Annotated[bool, typer.Option("--context", help="Show the config that lies beside it.")] = False,
+) -> None:
+    """List the tensors of a checkpoint: name, shape, dtype."""
+    from ckptdbg.checkpoint import describe, open_checkpoint
+    from ckptdbg.report.names import number
+
+    opened = open_checkpoint(checkpoint)
+    if context:
+        for key, value in (opened.config or {}).items():
+            _say(f"{key}: {value}")
+        typer.echo()
+    width = max((len(name) for name in opened.specs), default=0)
+    for row in describe(opened, stats=stats):
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        line = f"{row['name']:{width}}  {shape:>16}  {row['dtype']:10}"
+        if stats:
+            figures = (f"{key} {number(row[key]):>10}" for key in ("mean", "std", "min", "max"))
+            line += f"{'  '.join(figures)}  nonfinite {row['nonfinite']}"
+        _say(line.rstrip())
+    total = sum(math.prod(spec.shape) for spec in opened.specs.values())
+    _say(f"{len(opened.specs)} tensors, {total:,} elements")
+
+
+@app.command()
+@guarded
+def logits(
+    config: Config,
+    greedy: Annotated[int, typer.Option(metavar="N", min=0, help="Decode N more tokens with both models.")] = 0,
+) -> None:
+    """Run both models and compare their logits only."""
+    import numpy as np
+
+    from ckptdbg.compare.logits import compare_greedy, compare_logits, decoder, tips
+    from ckptdbg.session import open_session
+
+    with _progress() as progress:
+        session = open_session(config)
+        session.progress = progress
+        sides, inputs = (session.source.side, session.target.side), session.inputs
+        ids = inputs["input_ids"].astype(np.int64)
+        ours, theirs = (decoder(side, inputs, 0)(ids) for side in sides)
+        mask = inputs.get("attention_mask")
+        figures = compare_logits(ours, theirs, mask=None if mask is None else mask != 0)
+        if greedy:
+            runs = [decoder(side, inputs, greedy) for side in sides]
+            decoded = figures.greedy = compare_greedy(runs[0], runs[1], ids, greedy)
+            # Ids as words: loops show in them, whatever the tokenizer.
+            said = [[" ".join(map(str, row)) for row in rows] for rows in (decoded.source, decoded.target)]
+            figures.tips = tips(said[0], said[1])
+    _say_logits(figures)
+
+
+def _say_logits(figures: Logits) -> None:
+    from ckptdbg.report.names import number
+
+    for name, value in figures.model_dump(exclude={"greedy", "tips"}).items():
+        _say(f"{name:16} {number(value, 6)}")
+    if figures.greedy is not None:
+        agree = f"differs from new token {figures.greedy.first_difference}"
+        _say(f"greedy           {'agrees' if figures.greedy.agree else agree}")
+        for name, rows in (("source", figures.greedy.source), ("target", figures.greedy.target)):
+            for row in rows:
+                _say(f"  {name}  {' '.join(map(str, row))}")
+    for tip in figures.tips:
+        _say(f"tip: {tip}")
+
+
+def _compare(config: Path, progress: Callable[[str], None]) -> tuple[Session, Result]:
+    from ckptdbg.session import open_session
+
+    session = open_session(config)
+    return session, session.compare(progress=progress)
+
+
 def exit_status(result: Result, *, strict: bool = False) -> int:
     """0 for ``equivalent`` and, unless ``strict``, for ``precision-floor``; else 1."""
     return 0 if result.verdict == "equivalent" or (result.verdict == "precision-floor" and not strict) else 1
 
 
 def _write(session: Session, result: Result, *, json: Path | None, html: Path | None) -> None:
+    from ckptdbg.report.entries import entry_views
+    from ckptdbg.report.pictures import pictures_of
+
     if json is not None:
         _say(f"wrote {result.to_json(json)}")
     if html is not None:
-        _say(f"wrote {result.to_html(html, pictures=session.pictures, entries=session.entries)}")
+        entries = entry_views(result, session.mapping)
+        _say(f"wrote {result.to_html(html, pictures=pictures_of(session.comparison, result), entries=entries)}")
 
 
 def _show(result: Result) -> None:

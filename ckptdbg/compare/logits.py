@@ -7,13 +7,14 @@ good in one precision and bad in another.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.errors import HarnessError
+from ckptdbg.models.records import Side
 from ckptdbg.result import Greedy, Logits
 
 Floats = NDArray[np.float64]
@@ -133,6 +134,34 @@ def compare_greedy(source: Run, target: Run, ids: NDArray[np.integer], steps: in
         agree=not len(apart),
         first_difference=int(apart[0]) if len(apart) else None,
     )
+
+
+def decoder(side: Side, inputs: Mapping[str, NDArray[np.generic]], steps: int) -> Run:
+    """A model as ``greedy`` wants it. The mask and the positions of ``inputs`` are continued over the new tokens.
+
+    Raises ``HarnessError`` for inputs that cannot be continued (another length or meaning than the tokens').
+    """
+    other = sorted(set(inputs) - {"input_ids", "attention_mask", "position_ids"})
+    if other:
+        raise HarnessError(
+            "greedy decoding cannot continue this probe",
+            found=f"inputs {', '.join(other)}",
+            expected="input_ids, attention_mask, position_ids",
+            hint="use a probe of tokens alone",
+        )
+    more = dict(inputs)
+    if "attention_mask" in more:
+        mask = np.asarray(more["attention_mask"])
+        more["attention_mask"] = np.pad(mask, ((0, 0), (0, steps)), constant_values=1)
+    if "position_ids" in more:
+        positions = np.asarray(more["position_ids"], np.int64)
+        more["position_ids"] = np.concatenate([positions, positions[:, -1:] + np.arange(1, steps + 1)], axis=1)
+
+    def run(ids: Ids) -> NDArray[np.generic]:
+        trace = side.run({**more, "input_ids": ids})
+        return trace.output.reshape(trace.output_shape)
+
+    return run
 
 
 REPETITION = "repetition"

@@ -92,6 +92,11 @@ def ticks(setter: Any, labels: tuple[str, ...], cells: int, limit: int, *, most:
     setter(list(chosen), names, rotation=rotation, fontsize=7, color=INK, parse_math=False)
 
 
+def label_height(labels: tuple[str, ...]) -> float:
+    """Inches that the longest of ``labels`` takes when it stands upright."""
+    return 0.075 * max((len(_short(label)) for label in labels), default=0)
+
+
 def _short(name: str, most: int = 34) -> str:
     name = visible(name)
     return name if len(name) <= most else f"…{name[1 - most :]}"

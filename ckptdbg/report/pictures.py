@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.report.canvas import INK, Picture, figure, finish, hatch, outline, own_style, strip, ticks
+from ckptdbg.report.canvas import INK, Picture, figure, finish, hatch, label_height, outline, own_style, strip, ticks
 from ckptdbg.report.grid import Floats, Grid, shrink
 from ckptdbg.report.names import number, visible
 from ckptdbg.result import Noise, Result
+
+if TYPE_CHECKING:
+    from ckptdbg.compare.comparison import Comparison
 
 LARGEST = (96, 128)
 """Rows and columns drawn at most: beyond that one cell is smaller than a pixel on a page."""
@@ -33,10 +36,27 @@ class Pictures:
     column_labels: tuple[str, ...] = ()
 
 
+def pictures_of(comparison: Comparison, result: Result) -> Pictures | None:
+    """The values at the first divergence of ``result``; None where the models do not part."""
+    first = result.first_divergence
+    if first is None:
+        return None
+    place = comparison.output if first.port == "output" else comparison.sites[first.order]
+    source, target = (np.asarray(x, np.float64) for x in (place.source, place.target))
+    layer = "" if first.layer is None else f", layer {first.layer}"
+    tokens = tuple(str(row) for row in range(len(source)))
+    features = tuple(str(column) for column in range(source.shape[1]))
+    with np.errstate(invalid="ignore"):
+        return Pictures(f"{first.site} {first.port}{layer}", source, target, target - source, tokens, features)
+
+
 @own_style()
 def ratios(grid: Grid, noise: Noise) -> Picture:
     """Free-running and isolated ratios side by side on one log scale, with the two thresholds on it."""
-    sheet = figure(width=max(7.0, 2.6 + 0.34 * len(grid.sites)), height=2.1 + 0.24 * min(len(grid.layers), LARGEST[0]))
+    sheet = figure(
+        width=max(7.0, 2.6 + 0.34 * min(len(grid.sites), LARGEST[1])),
+        height=1.0 + label_height(grid.sites) + 0.24 * min(len(grid.layers), LARGEST[0]),
+    )
     both = np.stack([grid.free, grid.isolated])
     finite = both[np.isfinite(both)]
     top = max(1.25 * math.log10(noise.divergent), math.log10(finite.max()) if finite.size and finite.max() > 0 else 0)
@@ -86,7 +106,7 @@ def course(result: Result) -> Picture:
 @own_style()
 def values(pictures: Pictures) -> Picture:
     """Source, target and their difference, tokens by features; the two models share one scale."""
-    sheet = figure(width=11, height=3.4)
+    sheet = figure(width=11, height=3.2 + label_height(pictures.column_labels))
     parts = [np.asarray(a, dtype=np.float64) for a in (pictures.source, pictures.target, pictures.difference)]
     small = [shrink(part, *LARGEST) for part in (parts[0], parts[1], np.abs(parts[2]))]
     limit = max((float(np.abs(part[np.isfinite(part)]).max(initial=0)) for part in small[:2]), default=0) or 1.0

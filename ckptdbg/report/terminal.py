@@ -39,7 +39,9 @@ def show(result: Result, console: Console) -> None:
             console.print(Text(line, style=style), soft_wrap=True)
     if result.sites:
         console.print()
-        console.print(_table(result))
+        for part in _table(result):
+            if part:
+                console.print(part)
     if result.logits is not None:
         console.print(Text(_logits(result.logits)), soft_wrap=True)
         for tip in result.logits.tips:
@@ -64,8 +66,8 @@ def _finding(index: int, finding: Finding) -> list[tuple[str, str]]:
     return lines
 
 
-def _table(result: Result) -> Table:
-    """Sites by layers; the layers and sites farthest from noise where there are too many, still in execution order."""
+def _table(result: Result) -> tuple[str, Table, str]:
+    """A heading, sites by layers, and what was left out: those nearest to noise, where there are too many."""
     from rich.table import Table
     from rich.text import Text
 
@@ -74,14 +76,7 @@ def _table(result: Result) -> Table:
     shown = grid.isolated if alone else grid.free
     layers, sites = _farthest(shown, 1, MOST_LAYERS), _farthest(shown, 0, MOST_SITES)
     left = len(grid.sites) - len(sites), len(grid.layers) - len(layers)
-    table = Table(
-        title=f"error in units of rounding noise, {'each piece judged alone' if alone else 'free running'}",
-        caption=f"not shown, nearer to noise: {left[0]} sites, {left[1]} layers" if any(left) else None,
-        title_justify="left",
-        caption_justify="left",
-        box=None,
-        pad_edge=False,
-    )
+    table = Table(box=None, pad_edge=False)
     table.add_column("site" if grid.layers == ("",) else "site \\ layer", no_wrap=True)
     for layer in layers:
         table.add_column(Text(visible(grid.layers[layer])), justify="right", no_wrap=True)
@@ -89,7 +84,8 @@ def _table(result: Result) -> Table:
         # What lies outside the layers has one value, told once.
         cells = [_cell(shown[layer, site], result) for layer in (layers[:1] if site in grid.outside else layers)]
         table.add_row(Text(grid.sites[site]), *(Text(text, style=style) for text, style in cells))
-    return table
+    heading = f"error in units of rounding noise, {'each piece judged alone' if alone else 'free running'}"
+    return heading, table, f"not shown, nearer to noise: {left[0]} sites, {left[1]} layers" if any(left) else ""
 
 
 def _farthest(values: Floats, axis: int, most: int) -> list[int]:

@@ -79,8 +79,12 @@ def _suspects(result: Result) -> str:
     named = [finding for finding in faults if finding.entries]
     if not named:
         return "No mapping entry could be named."
-    more = f" There are {count(len(faults), 'finding')}." if len(faults) > 1 else ""
-    return f"Look at {suspect(named[0].entries[0])}.{more}"
+    first = result.first_divergence
+    # Of several faults, the one met first is the one that the first divergence is about.
+    here = [finding for finding in named if first is not None and first.layer in finding.layers] or named
+    rest = len(faults) - 1
+    more = f" {count(rest, 'more finding')}." if rest else ""
+    return f"Look at {suspect(here[0].entries[0])}.{more}"
 
 
 def _worst(result: Result) -> str:
