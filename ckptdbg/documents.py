@@ -33,7 +33,9 @@ def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
     except MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
-        raise error(f"not valid YAML: {cause.problem or cause.context}", where=where) from cause
+        braces = mark and re.search(r"\[.*[^\s,\[]\{", text.splitlines()[mark.line])
+        hint = "in a list in brackets, text with braces needs quotes" if braces else None
+        raise error(f"not valid YAML: {cause.problem or cause.context}", where=where, hint=hint) from cause
     except YAMLError as cause:
         raise error(f"not valid YAML: {cause}", where=file) from cause
     if not isinstance(document, CommentedMap):

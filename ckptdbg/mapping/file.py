@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.scalarstring import DoubleQuotedScalarString
-
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.documents import dump_yaml, line_of, parse_yaml, plain, read_text
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.bind import bind
 from ckptdbg.mapping.bound import BoundMapping
+from ckptdbg.mapping.edit import replace_ops
 from ckptdbg.mapping.expressions import Scope, near
 from ckptdbg.mapping.parse import Entry, Variable, check_keys, parse_entry, parse_variable
 
@@ -89,12 +88,7 @@ class Mapping:
     def with_ops(self, name: str, ops: Sequence[Any]) -> Mapping:
         """The mapping with other ops in one entry; the rest of the text stays. Write ``Mapping.text`` to a file."""
         document = parse_yaml(self.text, self.file, MappingError)
-        node = self._node(document, name)
-        if ops:
-            node["ops"] = [_quoted(op) for op in ops]
-        else:
-            node.pop("ops", None)
-        return Mapping.loads(dump_yaml(document, like=self.text), self.file)
+        return Mapping.loads(replace_ops(self.text, document, self._node(document, name), ops), self.file)
 
     def _node(self, document: Any, name: str) -> Any:
         for entry, node in zip(self.entries, document["entries"], strict=True):
@@ -102,13 +96,6 @@ class Mapping:
                 return node
         hint = near(name, [entry.name for entry in self.entries]) or None
         raise MappingError(f"no entry {name}", where=self.file, hint=hint)
-
-
-def _quoted(op: Any) -> Any:
-    """The op with its pattern in quotes, as people write it."""
-    if not isinstance(op, dict):
-        return op
-    return {k: DoubleQuotedScalarString(v) if isinstance(v, str) and "->" in v else v for k, v in op.items()}
 
 
 def _variables(document: Any, file: str) -> tuple[Variable, ...]:

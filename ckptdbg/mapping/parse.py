@@ -29,15 +29,9 @@ class OpTemplate:
     def bind(self, scope: Scope, targets: int) -> Op:
         """The op with numbers. ``targets`` is how many the entry has: the default number of parts of a split."""
         values = {key: self._number(key, value, scope) for key, value in self.fields.items()}
-        names = {item.name for item in dataclasses.fields(self.cls)}
-        sizes = {key: values.pop(key) for key in list(values) if key not in names}
-        if sizes:
-            values["sizes"] = sizes
-        if "parts" in names and not values.get("sizes"):
-            values.setdefault("parts", targets)
         try:
-            return self.cls(**values, where=self.where, written=self.written)
-        except (OpError, TypeError) as cause:
+            return dataclasses.replace(self.cls.build(values, targets), where=self.where, written=self.written)
+        except OpError as cause:
             raise MappingError(f"{self.cls.kind} {cause}", where=self.where) from cause
 
     def _number(self, key: str, value: Any, scope: Scope) -> Any:
@@ -151,20 +145,24 @@ def parse_op(node: Any, where: str) -> OpTemplate:
 
 
 def _check_fields(cls: type[Op], fields: dict[str, Any], where: str) -> None:
-    known = {item.name for item in dataclasses.fields(cls)} - {"where", "written"}
-    if cls.kind == "rearrange":  # its other keys are axis names of the pattern
-        known = {"pattern", *re.findall(r"[A-Za-z_]\w*", str(fields.get("pattern")))}
-    for key in fields:
-        if key not in known:
-            hint = near(key, known) or f"it takes {', '.join(sorted(known))}"
-            raise MappingError(f"{cls.kind} has no key {key}", where=where, hint=hint)
     if missing := sorted(cls.required - fields.keys()):
         raise MappingError(f"{cls.kind} without {missing[0]}", where=where, hint=f"write {cls.kind}: <{missing[0]}>")
     for key in cls.words & fields.keys():
         if not isinstance(fields[key], str):
             raise MappingError(f"{key} of {cls.kind} is not text", where=where, found=repr(fields[key]))
-    if cls.kind == "rearrange" and fields["pattern"].count("->") != 1:
-        raise MappingError("not an einops pattern", where=where, found=repr(fields["pattern"]), expected='"a b -> b a"')
+    try:
+        known = cls.keys(fields)
+    except OpError as cause:
+        raise MappingError(f"{cls.kind} {cause}", where=where) from cause
+    for key, value in fields.items():
+        if key not in known:
+            hint = near(key, known) or f"it takes {', '.join(sorted(known))}"
+            raise MappingError(f"{cls.kind} has no key {key}", where=where, hint=hint)
+        if key not in cls.either and isinstance(value, list) != (key in cls.lists):
+            expected = "a list" if key in cls.lists else "one value"
+            raise MappingError(
+                f"{key} of {cls.kind} has the wrong form", where=where, found=repr(value), expected=expected
+            )
 
 
 def _expressions(value: Any, where: str) -> Any:

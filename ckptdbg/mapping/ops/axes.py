@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import einops
 import numpy as np
 
-from ckptdbg.mapping.ops.base import Array, Each, Op, OpError, Shape, hollow, positive, register
+from ckptdbg.mapping.ops.base import Array, Each, Op, OpError, Shape, positive, register
 from ckptdbg.mapping.ops.pieces import Slice, Unstack
 
 
@@ -29,8 +30,18 @@ class Rearrange(Each):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(dict(self.sizes).items()))  # hashable, and in the order written
-        if self.pattern.count("->") != 1:
-            raise OpError(f"not an einops pattern: {self.pattern!r}")
+        self.keys({"pattern": self.pattern})
+
+    @classmethod
+    def keys(cls, fields: Mapping[str, Any]) -> set[str]:
+        pattern = fields["pattern"]
+        if pattern.count("->") != 1:
+            raise OpError(f"wants an einops pattern such as 'a b -> b a', found {pattern!r}")
+        return {"pattern", *re.findall(r"[A-Za-z_]\w*", pattern)}  # sizes are given by the names of their axes
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], targets: int) -> Op:
+        return cls(values["pattern"], {name: size for name, size in values.items() if name != "pattern"})
 
     def one(self, array: Array) -> Array:
         return einops.rearrange(array, self.pattern, **dict(self.sizes))
@@ -45,28 +56,30 @@ class Rearrange(Each):
 
     def inverse(self, shapes: Sequence[Shape]) -> tuple[Op, ...]:
         before, after = (side.strip() for side in self.pattern.split("->"))
-        back = Rearrange(f"{after} -> {before}", {**self._all_sizes(shapes), **dict(self.sizes)})
+        sizes = self._solved(shapes[0] if len(shapes) == 1 else (len(shapes), *shapes[0]))
+        needed = {name: sizes[name] for group in _groups(after) if len(group) > 1 for name in group if name in sizes}
+        back = Rearrange(f"{after} -> {before}", needed)
         return (back,) if len(shapes) == 1 else (back, Unstack(0))
 
-    def _all_sizes(self, shapes: Sequence[Shape]) -> dict[str, int]:
-        """Sizes of named axes that the pattern's left side tells and its right side, read alone, might not."""
-        shape = shapes[0] if len(shapes) == 1 else (len(shapes), *shapes[0])
-        return {k: v for k, v in einops.parse_shape(hollow(shape), _outer(self.pattern)).items() if k.isidentifier()}
+    def _solved(self, shape: Shape) -> dict[str, int]:
+        """The size of every axis named on the left side."""
+        groups, sizes = _groups(self.pattern.split("->")[0]), dict(self.sizes)
+        if ["..."] in groups:  # stands for as many axes as are left
+            at = groups.index(["..."])
+            rest = len(shape) - len(groups) + 1
+            groups, shape = groups[:at] + groups[at + 1 :], shape[:at] + shape[at + rest :]
+        for group, size in zip(groups, shape, strict=True):
+            known = math.prod(sizes.get(name, 1) for name in group)
+            sizes.update({name: size // known for name in group if name not in sizes and name.isidentifier()})
+        return sizes
 
     def data(self) -> dict[str, Any]:
         return {self.kind: self.pattern, **dict(self.sizes)}
 
 
-def _outer(pattern: str) -> str:
-    """The left side with every group as ``_``: what ``einops.parse_shape`` understands."""
-    left, depth, names = pattern.split("->")[0], 0, []
-    for token in left.replace("(", " ( ").replace(")", " ) ").split():
-        if token == "(":
-            names.append("_")
-        elif token != ")" and depth == 0:
-            names.append(token if token.isidentifier() or token == "..." else "_")
-        depth += (token == "(") - (token == ")")
-    return " ".join(names)
+def _groups(side: str) -> list[list[str]]:
+    """One list of names per axis: ``"(h d) m"`` is ``[["h", "d"], ["m"]]``."""
+    return [(grouped or single).split() for grouped, single in re.findall(r"\(([^()]*)\)|([^\s()]+)", side)]
 
 
 @register
@@ -76,6 +89,7 @@ class Transpose(Each):
 
     kind: ClassVar[str] = "transpose"
     main: ClassVar[str] = "axes"
+    lists: ClassVar[frozenset[str]] = frozenset({"axes"})
 
     axes: tuple[int, ...] = ()
 
@@ -95,13 +109,14 @@ class Reshape(Each):
     """Another shape for the same elements in the same order; one size may be -1."""
 
     kind: ClassVar[str] = "reshape"
-    main: ClassVar[str] = "shape_to"
-    required: ClassVar[frozenset[str]] = frozenset({"shape_to"})
+    main: ClassVar[str] = "to"
+    lists: ClassVar[frozenset[str]] = frozenset({"to"})
+    required: ClassVar[frozenset[str]] = frozenset({"to"})
 
-    shape_to: tuple[int, ...] = ()
+    to: tuple[int, ...] = ()
 
     def one(self, array: Array) -> Array:
-        return np.reshape(array, self.shape_to)
+        return np.reshape(array, self.to)
 
     def undo(self, shape: Shape) -> tuple[Op, ...]:
         return (Reshape(shape),)
@@ -149,4 +164,4 @@ class Expand(Each):
     def dropped(self, shapes: Sequence[Shape]) -> str:
         if self.size == 1:
             return ""
-        return f"the reverse reads one of {self.size} copies on axis {self.axis} ({math.prod(shapes[0])} elements each)"
+        return f"the reverse reads one of {self.size} copies on axis {self.axis}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -40,6 +40,10 @@ class Op:
     """Fields that hold text as it stands; all others are expressions."""
     reals: ClassVar[frozenset[str]] = frozenset()
     """Fields that may hold a fraction; other expressions must be whole numbers."""
+    lists: ClassVar[frozenset[str]] = frozenset()
+    """Fields that hold a list; all others hold one value."""
+    either: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may hold a list or one value."""
     required: ClassVar[frozenset[str]] = frozenset()
     elementwise: ClassVar[bool] = False
     """Whether only values change, never places or shapes."""
@@ -48,6 +52,16 @@ class Op:
     """file:line"""
     written: str = field(default="", kw_only=True, compare=False)
     """As it stands in the mapping file, on one line; empty for an op made in Python."""
+
+    @classmethod
+    def keys(cls, fields: Mapping[str, Any]) -> set[str]:
+        """The fields that a mapping file may give, where it gives these; ``OpError`` where one makes no sense."""
+        return {item.name for item in dataclasses.fields(cls)} - {"where", "written"}
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], targets: int) -> Op:
+        """The op from a mapping file's fields, in an entry with so many targets."""
+        return cls(**values)
 
     def apply(self, arrays: Sequence[Array], rounding: bool = True) -> list[Array]:
         """The arrays after this op. Without ``rounding`` an op that only rounds does nothing."""
@@ -107,9 +121,10 @@ class Each(Op):
             raise OpError(str(cause).strip().splitlines()[-1].strip()) from cause
 
     def inverse(self, shapes: Sequence[Shape]) -> tuple[Op, ...]:
-        if len(set(shapes)) != 1:
+        undone = {self.undo(shape) for shape in shapes}
+        if len(undone) > 1:
             raise OpError(f"cannot be undone for arrays of different shapes {list(shapes)}: put it after concat")
-        return self.undo(shapes[0])
+        return undone.pop()
 
     def undo(self, shape: Shape) -> tuple[Op, ...]:
         """The inverse for one array that had this shape."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -45,11 +45,16 @@ class Split(Op):
 
     kind: ClassVar[str] = "split"
     main: ClassVar[str] = "axis"
+    lists: ClassVar[frozenset[str]] = frozenset({"sizes"})
     required: ClassVar[frozenset[str]] = frozenset({"axis"})
 
     axis: int = 0
     sizes: tuple[int, ...] = ()
     parts: int = 0
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], targets: int) -> Op:
+        return cls(**values) if values.get("sizes") else cls(**{"parts": targets, **values})
 
     def apply(self, arrays: Sequence[Array], rounding: bool = True) -> list[Array]:
         array = _only(arrays, "split")
@@ -132,6 +137,7 @@ class Pad(Each):
 
     kind: ClassVar[str] = "pad"
     main: ClassVar[str] = "size"
+    either: ClassVar[frozenset[str]] = frozenset({"size"})
     reals: ClassVar[frozenset[str]] = frozenset({"value"})
     required: ClassVar[frozenset[str]] = frozenset({"size"})
 
