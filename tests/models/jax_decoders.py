@@ -74,7 +74,7 @@ def rope(x: Any) -> Any:
 def attend(q: Any, k: Any, v: Any) -> Any:
     """(batch, length, heads, head) each; the keys' einsum has its operands in the other order."""
     k, v = (jnp.repeat(x, HEADS // KV_HEADS, 2) for x in (k, v))
-    scores = jnp.einsum("bshk,bthk->bhts", k, q) / np.sqrt(HEAD)
+    scores = jnp.einsum("bshk,bthk->bhts", k, q) / float(np.sqrt(HEAD))
     causal = jnp.tril(jnp.ones((q.shape[1], q.shape[1]), bool))
     weights = jax.nn.softmax(jnp.where(causal, scores, jnp.finfo(scores.dtype).min), -1)
     return jnp.einsum("bshk,bhts->bthk", v, weights)

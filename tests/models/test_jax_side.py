@@ -60,7 +60,7 @@ def test_only_keys_added_by_a_framework_are_dropped() -> None:
     expected = {"value", "inner/scale", "inner/bias", "batch_stats/inner/mean", "batch_stats/inner/var"}
     side = JaxSide((module, variables))
     assert set(side.parameters()) == expected
-    assert {m.parameters[0] for m in side.graph(IDS).meetings} == expected - {"value"}
+    assert {name for m in side.graph(IDS).meetings for name in m.parameters} == expected - {"value"}
     own = JaxSide(JaxModel(lambda p, i: i["input_ids"], {"params": {"a": [draw(2), draw(3)], "value": draw(4)}}))
     assert set(own.parameters()) == {"params/a/0", "params/a/1", "params/value"}
 
@@ -137,9 +137,7 @@ def test_outputs_by_index_and_without_a_name() -> None:
     np.testing.assert_array_equal(JaxSide(model, output=1).run(IDS).output, expected)
     with pytest.raises(LoaderError, match="the model's output has no such part; found 7; expected an index below 3"):
         JaxSide(model, output=7).run(IDS)
-    with pytest.raises(
-        LoaderError, match="no such part; found logits; expected an attribute of ShapedArray|index below 3"
-    ):
+    with pytest.raises(LoaderError, match="no such part; found logits; expected an index below 3"):
         JaxSide(model, output="logits").run(IDS)
 
 

@@ -65,8 +65,9 @@ class Evaluator:
 
     def constant(self, atom: Const) -> Any:
         value = numerics.as_array(atom.value, atom)
+        whole = self.jitter is None or numerics.is_whole(atom.value, atom)
         value = numerics.promote(value) if self.promoted else value
-        return self.jittered(value, atom, atom.key)
+        return value if whole else self.jittered(value, atom, atom.key)
 
     def jittered(self, value: Any, atom: Atom, key: int) -> Any:
         dtype = dtype_of(atom)

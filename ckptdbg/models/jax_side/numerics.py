@@ -85,13 +85,32 @@ def _promoted_param(name: str, value: Any) -> Any:
     return double(value) if is_dtype else value
 
 
+def is_whole(value: Any, atom: Atom) -> bool:
+    """Whether a closed-over value holds nothing that ``jitter`` would change."""
+    dtype = dtype_of(atom)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        return True
+    array = np.asarray(value, np.float64)
+    return bool((np.isnan(array) | (np.round(array) == array)).all())
+
+
 def jitter(value: Any, dtype: np.dtype, seed: Any, key: int) -> Any:
     """Every element times 1 plus or minus one ulp of ``dtype``, the sign drawn from ``seed`` and ``key``.
 
     Whole numbers stay as they are: nothing was rounded to make them (exponents, counts, 0 and 1 of masks). So are all
     floats too large to have a fraction (the lowest finite value, which masks add) and infinities.
     """
-    signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(seed), key), jnp.shape(value), jnp.int8)
+    signs = 1 - 2 * (_hash(jnp.shape(value), seed, key) & 1).astype(value.dtype)
     ulp = jnp.asarray(float(jnp.finfo(dtype).eps), value.dtype)
-    moved = value * (1 + signs.astype(value.dtype) * ulp)
+    moved = value * (1 + signs * ulp)
     return jnp.where(jnp.round(value) == value, value, moved)
+
+
+def _hash(shape: tuple[int, ...], seed: Any, key: int) -> jax.Array:
+    """A pseudo-random uint32 for every place, by an integer mixer: ``jax.random`` takes long to compile for each of
+    many small constants. The multipliers are those of ``lowbias32`` (C. Wellons, "Prospecting for hash functions")."""
+    place = lax.iota(np.uint32, int(np.prod(shape))).reshape(shape)
+    mixed = place + jnp.asarray(seed, np.uint32) * np.uint32(0x9E3779B9) + np.uint32(key * 0x85EBCA6B & 0xFFFFFFFF)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
+    return mixed ^ (mixed >> np.uint32(16))
