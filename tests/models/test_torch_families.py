@@ -93,7 +93,7 @@ def test_promotion_removes_rounding(family):
 
 @families
 def test_promotion_is_float64_inside(family):
-    """A float64 model that is perturbed at 1e-12 moves by about as much: any float32 inside would show as 1e-7 or as zero."""
+    """A change of 1e-11 moves the output by about as much: a float32 inside would make it 1e-7, or nothing."""
     side, inputs = TorchSide(make(family)), inputs_of(family)
     pins = [choose.indices for choose in side.run(inputs).choices]
     promoted = side.run(inputs, promoted=True, choices=pins)

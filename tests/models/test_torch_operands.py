@@ -77,7 +77,7 @@ def test_a_tied_table_is_told_apart_by_its_use():
 
 
 class Derived(nn.Module):
-    """Weights that are computed before they are used: dequantised, low-rank sums, slices, written in place, normalised."""
+    """Weights that are computed before use: dequantised, low-rank sums, slices, written in place, normalised."""
 
     def __init__(self) -> None:
         super().__init__()

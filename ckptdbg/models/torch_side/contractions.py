@@ -42,6 +42,14 @@ class Contraction:
     bias: Tensor | None = None
     """Added by the same call, after the contraction, times ``beta``."""
     beta: float = 1.0
+    bias_axes_after: int = 0
+    """Axes of the result that follow the bias's own."""
+
+    def added(self, result: Tensor) -> Tensor | None:
+        """What the call added to the contraction, in the shape of its result."""
+        if self.bias is None:
+            return None
+        return self.bias.reshape(*self.bias.shape, *[1] * self.bias_axes_after).expand(result.shape) * self.beta
 
     @property
     def plantable(self) -> bool:
@@ -146,7 +154,6 @@ def _convolution(args: Any, kwargs: Any, is_parameter: Is, is_activation: Is) ->
         return None  # depthwise: elementwise in the channels, and elsewhere written as shifted multiplications
     kernel = tuple(operand.shape[2:])
     windows = Windows(kernel, tuple(stride), tuple(padding), tuple(dilation), groups)
-    shaped = None if bias is None else bias.reshape(-1, *[1] * len(kernel))
     return Contraction(
         "contraction",
         0,
@@ -156,7 +163,8 @@ def _convolution(args: Any, kwargs: Any, is_parameter: Is, is_activation: Is) ->
         Channels(groups),
         windows,
         grouped=groups > 1,
-        bias=shaped,
+        bias=bias,
+        bias_axes_after=len(kernel),
     )
 
 

@@ -53,14 +53,14 @@ class Execution(Walk):
         anchors = self._anchors(contraction)
         plants = [_NOTHING if anchor is None else self._plants.get(anchor.index, _NOTHING) for anchor in anchors]
         inputs = self._inputs(contraction)
-        activation = _planted_input(contraction, plants)
+        activation, given_args = _planted_input(contraction, plants), args
         if activation is not contraction.activation:
             at = contraction.activation_at
             args = (*args[:at], activation, *args[at + 1 :])
         result = _compute(name, func, args, kwargs, contraction, activation)
-        self.follow(name, func, args, kwargs, result)
+        self.follow(name, func, given_args, kwargs, result)  # a planted value has the tokens of what it replaces
         parts = contraction.out_layout.split(result)
-        bias = None if contraction.bias is None else contraction.bias.expand(result.shape) * contraction.beta
+        bias = contraction.added(result)
         biases = [None] * len(parts) if bias is None else contraction.out_layout.split(bias)
         bare = [part if bias is None else part - bias for part, bias in zip(parts, biases, strict=True)]
         rows = self.rows.matrix(result, contraction.out_layout.split)
@@ -68,9 +68,10 @@ class Execution(Walk):
             if anchor is not None:
                 self._records[anchor.index] = Record(token.numpy(), given, to_numpy(out))
                 self._check(anchor, given, out)
-        result = _planted_output(contraction, result, parts, bare, biases, plants)
+        planted = _planted_output(contraction, result, parts, bare, biases, plants)
+        self.rows.same(result, planted)
         feeds = frozenset(anchor.index for anchor in anchors if anchor is not None)
-        return result, Tag(Kind.ACTIVATION, feeds or frozenset({-1}))
+        return planted, Tag(Kind.ACTIVATION, feeds or frozenset({-1}))
 
     def choose(self, selection: Selection, feeds: frozenset[int], result: Any) -> Any:
         indices, turn = selection.indices(result), len(self._choices)

@@ -76,6 +76,10 @@ class Rows:
         """Token of every row of the matrices that ``split`` makes of ``tensor``: int64 ``[rows]`` each."""
         return [_first_column(part) for part in split(self.expanded(tensor))]
 
+    def same(self, known: Tensor, other: Tensor) -> None:
+        """``other`` stands in the place of ``known``: the same tokens."""
+        self._shadows[place(other)] = self.shadow(known)
+
     def follow(
         self,
         name: str,

@@ -17,7 +17,7 @@ from ckptdbg.models.torch_side.contractions import Contraction, einsum_letters
 from ckptdbg.models.torch_side.layouts import Flat, Layout
 from ckptdbg.models.torch_side.rows import Rows
 from ckptdbg.models.torch_side.scopes import Scopes
-from ckptdbg.models.torch_side.tape import Tape
+from ckptdbg.models.torch_side.tape import Ref, Tape
 from ckptdbg.models.torch_side.tensors import is_float, tensors_in
 from ckptdbg.models.torch_side.walk import Kind, Tag, Walk, union
 
@@ -33,9 +33,9 @@ class Surveyed:
     uses: Mapping[Use, int]
     """Anchor index by use."""
     tape: Tape
-    anchor_operands: tuple[tuple[int, Layout, int], ...]
-    """For each anchor: id on the tape, layout, which of the layout's matrices."""
-    meeting_operands: tuple[int, ...]
+    anchor_operands: tuple[tuple[Ref, Layout, int], ...]
+    """For each anchor: value on the tape, layout, which of the layout's matrices."""
+    meeting_operands: tuple[Ref, ...]
     rows: Rows
     block_calls: tuple[tuple[str, int], ...]
     """Module name and which of its calls, for each of ``graph.blocks``."""
@@ -64,8 +64,8 @@ class Survey(Walk):
         self._opaque: list[Opaque] = []
         self._uses: dict[Use, int] = {}
         self._use_counts: Counter[tuple[int, int]] = Counter()
-        self._anchor_operands: list[tuple[int, Layout, int]] = []
-        self._meeting_operands: list[int] = []
+        self._anchor_operands: list[tuple[Ref, Layout, int]] = []
+        self._meeting_operands: list[Ref] = []
         self._blocks: list[_Block] = []
         self._calls: Counter[str] = Counter()
         self._entered: list[int] = []
@@ -79,7 +79,7 @@ class Survey(Walk):
             index, use = len(self._anchors), self._use_counts[ref.key, group]
             self._use_counts[ref.key, group] += 1
             self._uses[ref.key, group, use] = index
-            self._anchor_operands.append((ref.id, contraction.operand_layout, group))
+            self._anchor_operands.append((ref, contraction.operand_layout, group))
             self._anchors.append(
                 Anchor(
                     index,
@@ -117,7 +117,7 @@ class Survey(Walk):
 
     def _meeting(self, func: Any, tensor: Tensor) -> frozenset[int]:
         ref, index = self.tape.ref(tensor), len(self._meetings)
-        self._meeting_operands.append(ref.id)
+        self._meeting_operands.append(ref)
         self._meetings.append(Meeting(index, str(func), ref.names, tuple(tensor.shape), self.scopes.where()))
         return frozenset({index})
 
