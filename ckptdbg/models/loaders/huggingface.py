@@ -81,8 +81,14 @@ def load_huggingface(
         raise LoaderError("unknown precision", found=precision, expected="float32, float64, bfloat16 or float16")
     try:
         with _quiet():
+            # Another shape is not ignored: `_complete` says which tensor it is, which transformers only logs.
             model, info = model_class.from_pretrained(
-                path, dtype=dtype, local_files_only=True, output_loading_info=True, **options
+                path,
+                dtype=dtype,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
             )
     except Exception as error:
         raise LoaderError(
@@ -121,7 +127,8 @@ def _complete(info: Mapping[str, Any], path: Path, name: str) -> None:
     """A parameter that the checkpoint lacks would be random: nothing compared with it would mean anything."""
     missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if missing or mismatched:
-        what = [str(key) for key in [*missing, *mismatched]]
+        shapes = [f"{key} {tuple(found)} for {tuple(wanted)}" for key, found, wanted in mismatched]
+        what = [*missing, *shapes]
         raise LoaderError(
             f"{name} has parameters that this checkpoint does not hold",
             where=str(path),

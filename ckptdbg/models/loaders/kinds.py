@@ -14,7 +14,7 @@ from ckptdbg.models.loaders.loaded import Loaded
 ACCEPTED = "a torch.nn.Module, a flax nnx.Module, a pair (flax linen module, variables) or ckptdbg.JaxModel"
 
 
-def wrap(
+def wrap_result(
     model: Any,
     function: Callable[..., Any],
     loader: str,
@@ -23,6 +23,27 @@ def wrap(
     output: str | int | None,
 ) -> Loaded:
     """The loaded model around what the loader returned, in evaluation mode. Raises LoaderError for anything else."""
+    loaded = wrap(model, inputs=inputs, output=output)
+    if loaded is None:
+        raise LoaderError(
+            f"the loader {loader} returned something that cannot be walked",
+            where=defined_at(function),
+            found=_describe(model),
+            expected=ACCEPTED,
+        )
+    return loaded
+
+
+def wrap_model(model: Any) -> Loaded:
+    """A model that the caller already has, in evaluation mode. Raises LoaderError for anything that cannot be walked."""
+    loaded = wrap(model, inputs={}, output=None)
+    if loaded is None:
+        raise LoaderError("not a model that can be walked", found=_describe(model), expected=ACCEPTED)
+    return loaded
+
+
+def wrap(model: Any, *, inputs: Mapping[str, str], output: str | int | None) -> Loaded | None:
+    """The loaded model in evaluation mode; None for anything else."""
     if _is(model, "torch.nn", "Module"):
         from ckptdbg.models.loaders.write import torch_writer
         from ckptdbg.models.torch_side import TorchSide
@@ -42,12 +63,7 @@ def wrap(
 
         side = make_side(model)
         return Loaded(side=side, specs=side.parameters(), write=jax_writer(model, side, make_side))
-    raise LoaderError(
-        f"the loader {loader} returned something that cannot be walked",
-        where=defined_at(function),
-        found=_describe(model),
-        expected=ACCEPTED,
-    )
+    return None
 
 
 def _is_jax(model: Any) -> bool:

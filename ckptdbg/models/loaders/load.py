@@ -10,7 +10,7 @@ from typing import Any
 from ckptdbg.errors import LoaderError
 from ckptdbg.models.loaders.call import call_loader
 from ckptdbg.models.loaders.function import find_function
-from ckptdbg.models.loaders.kinds import wrap
+from ckptdbg.models.loaders.kinds import wrap_result
 from ckptdbg.models.loaders.loaded import Loaded
 
 BUILT_IN = ("huggingface",)
@@ -50,7 +50,7 @@ def load_model(
         )
     function = find_function(loader, base)
     model = call_loader(function, loader, path, options, base)
-    loaded = wrap(model, function, loader, inputs=inputs, output=output)
+    loaded = wrap_result(model, function, loader, inputs=inputs, output=output)
     loaded.config = config_beside(path)
     return loaded
 
