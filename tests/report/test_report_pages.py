@@ -310,7 +310,8 @@ def test_numbers_and_places_in_words():
 
 
 TERMINAL = """\
-✗ DIVERGENT  The models first part at attention.query (out) of layer 2: 2.5e+05 times rounding noise. Look at attention.query (mappings/llama.yaml:14).
+✗ DIVERGENT  The models first part at attention.query (out) of layer 2: 2.5e+05 times rounding noise. \
+Look at attention.query (mappings/llama.yaml:14).
 
 1. Layout fault at attention.query out, layers 2 to 5   ratio 2.5e+05
    Rows of q are in half-split order where the target rotates interleaved pairs.
