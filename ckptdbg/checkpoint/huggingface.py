@@ -10,8 +10,13 @@ from typing import Any
 from ckptdbg.checkpoint.base import Array, Checkpoint
 from ckptdbg.errors import CheckpointError
 
-SINGLE = ("model.safetensors", "pytorch_model.bin")
-INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# in the order in which transformers looks for them
+KNOWN = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 class HuggingFaceCheckpoint(Checkpoint):
@@ -45,25 +50,25 @@ class HuggingFaceCheckpoint(Checkpoint):
 
 def _shards(path: Path) -> dict[Path, list[str] | None]:
     """The files and which of their tensors count (None: all)."""
-    for index in (path / name for name in INDEX):
-        if index.is_file():
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise CheckpointError("not an index of shards", where=str(index), expected="a key weight_map")
-            listed: dict[Path, list[str] | None] = {}
-            for tensor, file in weight_map.items():
-                names = listed.setdefault(path / file, [])
-                assert names is not None
-                names.append(tensor)
-            return listed
-    for file in (path / name for name in SINGLE):
-        if file.is_file():
-            return {file: None}
+    for name in KNOWN:
+        if not (path / name).is_file():
+            continue
+        return _listed(path / name) if name.endswith(".json") else {path / name: None}
     files = sorted(path.glob("*.safetensors"))
     if not files:
-        expected = f"*.safetensors or one of {', '.join((*INDEX, *SINGLE))}"
+        expected = f"*.safetensors or one of {', '.join(KNOWN)}"
         raise CheckpointError("no tensors in this directory", where=str(path), expected=expected)
     return dict.fromkeys(files)
+
+
+def _listed(index: Path) -> dict[Path, list[str] | None]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError("not an index of shards", where=str(index), expected="a key weight_map")
+    listed: dict[Path, list[str]] = {}
+    for tensor, file in weight_map.items():
+        listed.setdefault(index.parent / file, []).append(tensor)
+    return {**listed}
 
 
 def read_json(path: Path) -> dict[str, Any]:

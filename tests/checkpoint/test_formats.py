@@ -296,13 +296,27 @@ def test_a_tensor_in_two_files_without_an_index(tmp_path):
     ],
 )
 def test_json_that_is_not_what_it_should_be(file, content, message, tmp_path):
-    write("single", random_tensors("float32"), tmp_path)
+    write("sharded", random_tensors("float32"), tmp_path)
     (tmp_path / file).write_text(content)
     fails(tmp_path, f"{tmp_path}/{file}: {message}")
 
 
+def test_a_directory_of_torch_files(tmp_path):
+    for number in range(2):
+        torch.save({f"w{number}": torch.full((2, 3), number)}, tmp_path / f"pytorch_model-{number}.bin")
+    weight_map = {f"w{number}": f"pytorch_model-{number}.bin" for number in range(2)}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert open_checkpoint(tmp_path).read("w1").tolist() == [[1] * 3] * 2
+
+
+def test_one_whole_file_counts_before_an_index_that_was_left_over(tmp_path):
+    write("sharded", {"old": np.ones(2)}, tmp_path)
+    write("single", {"new": np.ones(2)}, tmp_path)
+    assert list(open_checkpoint(tmp_path).specs) == ["new"]
+
+
 def test_a_directory_without_tensors(tmp_path):
-    fails(tmp_path, "no tensors in this directory; expected *.safetensors or one of model.safetensors.index.json,")
+    fails(tmp_path, "no tensors in this directory; expected *.safetensors or one of model.safetensors, model")
 
 
 def test_an_unknown_tensor_suggests_near_names(tmp_path):

@@ -104,6 +104,19 @@ def test_a_layer_that_names_do_not_have_is_not_made_up():
     assert [entry.target_layers for entry in bound.entries] == [("4",), ("8",)]
 
 
+def test_ranges_and_names_present_go_together():
+    """Every second layer by range, whatever experts there are by name; the other layers are another entry's."""
+    entries = [
+        'name: even\nfor: {i: "0 .. layers"}\nsource: a.{2*i}.{e}\ntarget: b.{i}\nstack: [{over: e, axis: 0}]',
+        'name: odd\nfor: {i: "0 .. layers"}\nsource: a.{2*i + 1}\ntarget: c.{i}',
+    ]
+    source = named((3,), "a.0.0", "a.0.1", "a.2.0", "a.2.1", "a.2.10", "a.2.9", "a.1", "a.3")
+    target = {"b.0": TensorSpec((2, 3), "float32"), "b.1": TensorSpec((4, 3), "float32"), **named((3,), "c.0", "c.1")}
+    bound = bind(entries, source, target)
+    assert bound.entry_of_target["b.1"].sources == ("a.2.0", "a.2.1", "a.2.9", "a.2.10")
+    assert [entry.sources for entry in bound.entries if entry.name == "odd"] == [("a.1",), ("a.3",)]
+
+
 def test_one_source_may_go_to_every_layer():
     bound = bind(["source: a\ntarget: b.{i}"], named((2,), "a"), named((2,), "b.0", "b.1"))
     assert [(entry.layer, entry.sources) for entry in bound.entries] == [("0", ("a",)), ("1", ("a",))]
