@@ -118,6 +118,41 @@ def test_a_depthwise_convolution_is_a_meeting() -> None:
     assert [(m.parameters, m.shape) for m in model.graph(IDS).meetings] == [(("w",), (4, D))]
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_each_expert_is_fed_by_its_own(grouped: bool) -> None:
+    """Gated experts: the second matrix of an expert reads the first ones of that expert, not of the others."""
+
+    def dense(p: Any, x: Any) -> Any:
+        many = jnp.stack([x.reshape(-1, D)] * 3)
+        fused = jnp.einsum("end,edf->enf", many, p["fused"]) + p["bias"][:, None]
+        gate, up = jnp.split(fused, 2, -1)
+        out = jnp.einsum("enf,efd->end", jax.nn.silu(gate) * up, p["down"])
+        return out.sum(0).reshape(B, T, D) @ p["last"]
+
+    def ragged(p: Any, x: Any) -> Any:
+        sizes = jnp.asarray([3, 5, 2], jnp.int32)
+        fused = lax.ragged_dot(x.reshape(-1, D), p["fused"], sizes) + jnp.repeat(
+            p["bias"], sizes, 0, total_repeat_length=B * T
+        )
+        gate, up = jnp.split(fused, 2, -1)
+        return lax.ragged_dot(jax.nn.silu(gate) * up, p["down"], sizes).reshape(B, T, D) @ p["last"]
+
+    weights = {"fused": draw(3, D, 8), "bias": draw(3, 8), "down": draw(3, 4, D), "last": draw(D, 3)}
+    model = side(ragged if grouped else dense, **weights)
+    check(model, 1e-4)
+    anchors = model.graph(IDS).anchors
+    assert [set(a.feeds) for a in anchors] == [set(), {0}, {0}, {0}, {1}, {2}, {3}, {4, 5, 6}]
+
+
+def test_experts_that_are_mixed_feed_each_other() -> None:
+    def apply(p: Any, x: Any) -> Any:
+        first = jnp.einsum("end,edf->enf", jnp.stack([x.reshape(-1, D)] * 3), p["up"])
+        return jnp.einsum("enf,efd->end", first + first.sum(0), p["down"]).sum(0)
+
+    model = side(apply, up=draw(3, D, 4), down=draw(3, 4, D))
+    assert [set(a.feeds) for a in model.graph(IDS).anchors[4:]] == [{1, 2, 3}] * 3
+
+
 def moe(grouped: bool) -> JaxSide:
     """Top-2 of 4 experts; tokens sorted by expert and multiplied group by group, or every expert on every token."""
     experts, k = 4, 2

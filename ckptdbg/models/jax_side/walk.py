@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ckptdbg.models.jax_side import compat
+from ckptdbg.models.jax_side import aligned, compat
+from ckptdbg.models.jax_side.aligned import Aligned
 from ckptdbg.models.jax_side.program import Atom, Block, Op, Var, dtype_of
 from ckptdbg.models.jax_side.sites import (
     PASSTHROUGH,
@@ -30,6 +31,8 @@ class Flow:
     parameters: frozenset[str] = frozenset()
     feeds: frozenset[int] = frozenset()
     met: frozenset[int] = frozenset()
+    groups: frozenset[Aligned] = frozenset()
+    """Which feeds still lie apart along an axis of the value."""
 
     @staticmethod
     def union(flows: Sequence[Flow]) -> Flow:
@@ -117,26 +120,31 @@ class Walk:
             case name if name in PASSTHROUGH:
                 outs = ins
             case _:
-                flow = Flow.union(ins) if ins else NOTHING
-                if site is not None:
-                    flow = self._site(site, ins)
+                flow = self._site(site, ins) if site is not None else Flow.union(ins)
                 outs = [flow] * len(op.outs)
+                if not isinstance(site, AnchorSite):
+                    outs = [replace(flow, groups=self._apart(op, ins, var)) for var in op.outs]
         for var, flow in zip(op.outs, outs, strict=True):
             is_activation = self.taint.of(var) is Level.ACTIVATION
-            self._flow[var] = Flow(feeds=flow.feeds, met=flow.met) if is_activation else flow
+            self._flow[var] = replace(flow, parameters=frozenset()) if is_activation else flow
+
+    def _apart(self, op: Op, ins: list[Flow], out: Var) -> frozenset[Aligned]:
+        inputs = [(atom, flow.feeds, flow.groups) for atom, flow in zip(op.ins, ins, strict=True)]
+        return aligned.follow(op, inputs, out) if any(flow.groups for flow in ins) else frozenset()
 
     def _scan(self, op: Op, ins: list[Flow]) -> list[Flow]:
         consts, carries, length = op.params["num_consts"], op.params["num_carry"], op.params["length"]
         (body,) = op.bodies
         carry, stacked = ins[consts : consts + carries], []
+        taken = [replace(flow, groups=frozenset()) for flow in ins[consts + carries :]]  # their axes are others inside
         outer = self._iteration
         for i in reversed(range(length)) if op.params["reverse"] else range(length):
             self._iteration = (*outer, i)
-            for var, flow in zip(body.ins, [*ins[:consts], *carry, *ins[consts + carries :]], strict=True):
+            for var, flow in zip(body.ins, [*ins[:consts], *carry, *taken], strict=True):
                 self._flow[var] = flow
             outs = self._block(body)
             carry = outs[:carries]
-            stacked.append(outs[carries:])
+            stacked.append([replace(flow, groups=frozenset()) for flow in outs[carries:]])
         self._iteration = outer
         return [*carry, *(Flow.union(flows) for flows in zip(*stacked, strict=True))]
 
@@ -176,8 +184,8 @@ class Walk:
 
     def _anchor(self, site: AnchorSite, ins: list[Flow], where: Where) -> Flow:
         names = tuple(sorted(ins[site.weight].parameters))
-        others = [f for i, f in enumerate(ins) if i != site.weight]
-        arrived = Flow.union(others)
+        arrived = Flow.union([flow for i, flow in enumerate(ins) if i != site.weight])
+        apart = ins[site.data].groups
         groups, features, contraction = site.operand.folded
         first = len(self.anchors)
         for group in range(groups):
@@ -192,12 +200,13 @@ class Walk:
                     where,
                     self._iteration,
                     group if groups > 1 else None,
-                    arrived.feeds,
+                    aligned.feeds(site, group, arrived.feeds, apart),
                     arrived.met,
                 )
             )
             self.anchor_slots.append(Slot(site.op.key, self._iteration, group))
-        return Flow(feeds=frozenset(range(first, first + groups)))
+        fed = frozenset(range(first, first + groups))
+        return Flow(feeds=fed, groups=aligned.of_anchor(site, first) if groups > 1 else frozenset())
 
     def _meeting(self, site: MeetingSite, ins: list[Flow], activation: Flow, where: Where) -> Flow:
         met = set()
