@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from ckptdbg.compare.logits import CHUNK_ELEMENTS, compare_greedy, compare_logits, greedy, log_softmax, tips
+from ckptdbg.compare.logits import CHUNK_ELEMENTS, compare_greedy, compare_logits, decoder, greedy, log_softmax, tips
 from ckptdbg.errors import HarnessError
 
 torch = pytest.importorskip("torch")
@@ -182,3 +184,35 @@ def test_healthy_text_gives_no_tips(text):
 
 def test_what_the_source_shows_too_is_no_tip():
     assert tips([LOOP], [LOOP]) == []
+
+
+class Echo:
+    """A side that answers with the last id plus one, counting only what the mask lets it see."""
+
+    def __init__(self):
+        self.calls = []
+
+    def run(self, inputs):
+        self.calls.append(inputs)
+        logits = np.eye(50)[(inputs["input_ids"] + 1) % 50]
+        return SimpleNamespace(output=logits.reshape(-1, 50), output_shape=logits.shape)
+
+
+def test_a_side_decodes_with_its_mask_and_positions_continued():
+    side = Echo()
+    inputs = {
+        "input_ids": np.array([[0, 3, 4], [5, 6, 7]]),
+        "attention_mask": np.array([[0, 1, 1], [1, 1, 1]]),
+        "position_ids": np.array([[0, 0, 1], [0, 1, 2]]),
+    }
+    run = decoder(side, inputs, 2)
+    assert greedy(run, inputs["input_ids"], 2).tolist() == [[5, 6], [8, 9]]
+    seen = side.calls[-1]
+    assert seen["attention_mask"].tolist() == [[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert seen["position_ids"].tolist() == [[0, 0, 1, 2, 3], [0, 1, 2, 3, 4]]
+
+
+def test_what_cannot_be_continued_is_refused():
+    inputs = {"input_ids": np.zeros((1, 2), int), "decoder_input_ids": np.zeros((1, 3), int)}
+    with pytest.raises(HarnessError, match="found inputs decoder_input_ids"):
+        decoder(Echo(), inputs, 2)
