@@ -16,7 +16,7 @@ from ckptdbg.models.torch_side.border import to_numpy, to_torch
 from ckptdbg.models.torch_side.choices import Selection
 from ckptdbg.models.torch_side.contractions import Contraction
 from ckptdbg.models.torch_side.scopes import Scopes
-from ckptdbg.models.torch_side.survey import Surveyed, first_float, token_order
+from ckptdbg.models.torch_side.survey import Surveyed, first_float
 from ckptdbg.models.torch_side.tape import Tape
 from ckptdbg.models.torch_side.tensors import Place, place
 from ckptdbg.models.torch_side.walk import Kind, Tag, Walk
@@ -40,6 +40,7 @@ class Execution(Walk):
         super().__init__(Tape(recording=False), promoted=promoted, jitter=jitter)
         self.scopes = scopes
         self._graph, self._uses, self._block_calls = surveyed.graph, surveyed.uses, dict.fromkeys(surveyed.block_calls)
+        self._orders = surveyed.orders
         self._plants, self._pins = plants, choices
         self._use_counts: Counter[tuple[int, int]] = Counter()
         self._calls: Counter[str] = Counter()
@@ -63,7 +64,7 @@ class Execution(Walk):
         bias = contraction.added(result)
         biases = [None] * len(parts) if bias is None else contraction.out_layout.split(bias)
         bare = [part if bias is None else part - bias for part, bias in zip(parts, biases, strict=True)]
-        rows = self.rows.matrix(result, contraction.out_layout.split)
+        rows = self._rows(anchors, result, contraction)
         for anchor, token, given, out in zip(anchors, rows, inputs, bare, strict=True):
             if anchor is not None:
                 self._records[anchor.index] = Record(token.numpy(), given, to_numpy(out))
@@ -72,6 +73,10 @@ class Execution(Walk):
         self.rows.same(result, planted)
         feeds = frozenset(anchor.index for anchor in anchors if anchor is not None)
         return planted, Tag(Kind.ACTIVATION, feeds or frozenset({-1}))
+
+    def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
+        if self._orders is None:
+            super().follow(name, func, args, kwargs, result)
 
     def choose(self, selection: Selection, feeds: frozenset[int], result: Any) -> Any:
         indices, turn = selection.indices(result), len(self._choices)
@@ -94,14 +99,14 @@ class Execution(Walk):
         call = (name, self._calls[name])
         self._calls[name] += 1
         if call in self._block_calls and (hidden := first_float(output)) is not None:
-            self._blocks[call] = self._in_token_order(hidden)
+            self._blocks[call] = _sorted(hidden, self._orders.blocks[call] if self._orders else self.order(hidden))
 
     def trace(self, output: Tensor, output_shape: tuple[int, ...]) -> Trace:
         """What was recorded, once the forward pass is over."""
         records = tuple(
             self._records.get(anchor.index) or _not_reached(anchor, output) for anchor in self._graph.anchors
         )
-        values = self._in_token_order(output)
+        values = _sorted(output, self._orders.output if self._orders else self.order(output))
         if self._nonfinite is None and not _finite(output):
             self._nonfinite = "output"
         blocks = tuple(self._blocks[call] for call in self._block_calls)
@@ -134,12 +139,18 @@ class Execution(Walk):
                     self._nonfinite = f"{port} of anchor {anchor.index} ({', '.join(anchor.parameters)}) {anchor.where}"
                     return
 
-    def _in_token_order(self, tensor: Tensor) -> Array:
-        if tensor.ndim < 2:
-            return to_numpy(tensor.reshape(-1, 1))
-        order = token_order(self.rows, tensor) if self.is_activation(tensor) else None
-        matrix = tensor.reshape(-1, tensor.shape[-1])
-        return to_numpy(matrix if order is None else matrix[order])
+    def _rows(self, anchors: list[Anchor | None], result: Tensor, contraction: Contraction) -> list[Tensor]:
+        """The tokens of the rows, one tensor per group."""
+        orders, known = self._orders, [anchor for anchor in anchors if anchor is not None]
+        if orders is None or len(known) < len(anchors):
+            return self.rows.matrix(result, contraction.out_layout.split)
+        return [orders.anchors[anchor.index] for anchor in known]
+
+
+def _sorted(tensor: Tensor, order: Tensor | None) -> Array:
+    """``[rows, features]``, in token order where that is known."""
+    matrix = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim > 1 else 1)
+    return to_numpy(matrix if order is None else matrix[order])
 
 
 def _compute(name: str, func: Any, args: Any, kwargs: Any, contraction: Contraction, activation: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Rows:
         """Gives the results of a call their shadows."""
         results = list(tensors_in(outs))
         active = [t for t in tensors_in(args, kwargs) if is_activation(t)]
-        self.by_value |= name in _BY_VALUE and bool(active)
+        self.by_value |= name in _BY_VALUE and is_activation(args[0])
         try:
             shadows = self._rule(name, func, args, kwargs, results, active, is_activation)
         except (RuntimeError, IndexError, TypeError, ValueError):

@@ -14,8 +14,7 @@ from ckptdbg.models.records import Anchor, Cast, Choice, Graph, Meeting, Opaque
 from ckptdbg.models.torch_side.border import dtype_name
 from ckptdbg.models.torch_side.choices import Selection
 from ckptdbg.models.torch_side.contractions import Contraction, einsum_letters
-from ckptdbg.models.torch_side.layouts import Flat, Layout
-from ckptdbg.models.torch_side.rows import Rows
+from ckptdbg.models.torch_side.layouts import Layout
 from ckptdbg.models.torch_side.scopes import Scopes
 from ckptdbg.models.torch_side.tape import Ref, Tape
 from ckptdbg.models.torch_side.tensors import is_float, tensors_in
@@ -23,6 +22,16 @@ from ckptdbg.models.torch_side.walk import Kind, Tag, Walk, union
 
 Use = tuple[int, int, int]
 """How a run recognises an anchor: key of the operand, group, how many times it was used before."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """The tokens of the rows, the same in every run."""
+
+    anchors: tuple[Tensor, ...]
+    blocks: Mapping[tuple[str, int], Tensor]
+    """What sorts the rows of a block by token."""
+    output: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,8 @@ class Surveyed:
     anchor_operands: tuple[tuple[Ref, Layout, int], ...]
     """For each anchor: value on the tape, layout, which of the layout's matrices."""
     meeting_operands: tuple[Ref, ...]
-    rows: Rows
+    orders: Orders | None
+    """None where the rows of a run depend on its values."""
     block_calls: tuple[tuple[str, int], ...]
     """Module name and which of its calls, for each of ``graph.blocks``."""
 
@@ -46,6 +56,7 @@ class _Block:
     name: str
     call: int
     features: int
+    order: Tensor
     anchors: int
     """How many anchors ran inside."""
     has_children: bool
@@ -66,6 +77,7 @@ class Survey(Walk):
         self._use_counts: Counter[tuple[int, int]] = Counter()
         self._anchor_operands: list[tuple[Ref, Layout, int]] = []
         self._meeting_operands: list[Ref] = []
+        self._rows: list[Tensor] = []
         self._blocks: list[_Block] = []
         self._calls: Counter[str] = Counter()
         self._entered: list[int] = []
@@ -75,6 +87,7 @@ class Survey(Walk):
         self.follow(name, func, args, kwargs, result)
         ref, before = self.tape.ref(contraction.operand), self.tag(contraction.activation) or Tag(Kind.ACTIVATION)
         first = len(self._anchors)
+        self._rows.extend(self.rows.matrix(result, contraction.out_layout.split))
         for group, matrix in enumerate(contraction.operand_layout.split(contraction.operand)):
             index, use = len(self._anchors), self._use_counts[ref.key, group]
             self._use_counts[ref.key, group] += 1
@@ -140,16 +153,12 @@ class Survey(Walk):
         anchors, call = len(self._anchors) - self._entered.pop(), self._calls[name]
         self._calls[name] += 1
         hidden = first_float(output)
-        if (
-            hidden is None
-            or hidden.ndim < 2
-            or not self.is_activation(hidden)
-            or token_order(self.rows, hidden) is None
-        ):
+        order = None if hidden is None else self.order(hidden)
+        if hidden is None or order is None:
             return
         has_parameters = any(True for _ in module.parameters(recurse=False))
         has_children = any(True for _ in module.children())
-        self._blocks.append(_Block(name, call, hidden.shape[-1], anchors, has_children, has_parameters))
+        self._blocks.append(_Block(name, call, hidden.shape[-1], order, anchors, has_children, has_parameters))
 
     def surveyed(self, parameters: Sequence[str], output: Tensor) -> Surveyed:
         """What was found, once the forward pass is over. ``parameters``: all there are."""
@@ -169,13 +178,16 @@ class Survey(Walk):
             tag.met,
             tuple(name for name in parameters if name not in met),
         )
+        orders = Orders(
+            tuple(self._rows), {(block.name, block.call): block.order for block in blocks}, self.order(output)
+        )
         return Surveyed(
             graph,
             self._uses,
             self.tape,
             tuple(self._anchor_operands),
             tuple(self._meeting_operands),
-            self.rows,
+            None if self.rows.by_value else orders,
             tuple((block.name, block.call) for block in blocks),
         )
 
@@ -205,13 +217,6 @@ def first_float(output: Any) -> Tensor | None:
     if isinstance(output, list | tuple):
         output = output[0] if output else None
     return output if isinstance(output, Tensor) and is_float(output) else None
-
-
-def token_order(rows: Rows, tensor: Tensor) -> Tensor | None:
-    """The order that sorts the rows of ``[..., features]`` by token; None unless every token has exactly one row."""
-    (tokens,) = rows.matrix(tensor, Flat().split)
-    ordered, order = torch.sort(tokens)
-    return order if torch.equal(ordered, torch.arange(len(tokens))) else None
 
 
 _POINTWISE = torch.Tag.pointwise

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ckptdbg.models.torch_side.choices import Selection, read_selection
 from ckptdbg.models.torch_side.contractions import Contraction, decode
+from ckptdbg.models.torch_side.layouts import Flat
 from ckptdbg.models.torch_side.promote import Jitter, promote, promoted_tensor
 from ckptdbg.models.torch_side.rows import Rows
 from ckptdbg.models.torch_side.tape import Tape
@@ -150,6 +152,14 @@ class Walk(TorchDispatchMode):
         self.follow(name, func, args, kwargs, result)
         self._mark(tensors_in(result), Tag(Kind.ACTIVATION, feeds, met))
         return result
+
+    def order(self, tensor: Tensor) -> Tensor | None:
+        """What sorts the rows of ``[..., features]`` by token; None unless every token has exactly one row."""
+        if tensor.ndim < 2 or not self.is_activation(tensor):
+            return None
+        (tokens,) = self.rows.matrix(tensor, Flat().split)
+        ordered, order = torch.sort(tokens)
+        return order if torch.equal(ordered, torch.arange(len(tokens))) else None
 
     def follow(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Tells the tokens of a call's results."""
