@@ -14,11 +14,12 @@ from ckptdbg.checkpoint import open_checkpoint
 from ckptdbg.config import ProbeConfig
 from ckptdbg.errors import ConfigError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def make_inputs(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Array]:
-    """``input_ids`` ``[batch, length]`` int64, ``attention_mask``, and what padding or an encoder-decoder needs besides.
+    """``input_ids`` ``[batch, length]`` int64, ``attention_mask``, and what padding or an encoder-decoder needs
+    besides.
 
     ``config`` is the source's ``config.json``: its vocabulary bounds the tokens. Raises ConfigError.
     """
@@ -82,7 +83,10 @@ def _read_ids(path: Path) -> Array:
         ids = ids[None]
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
         raise ConfigError(
-            "not token ids", where=str(path), found=f"{ids.dtype} {list(ids.shape)}", expected="integers [batch, length]"
+            "not token ids",
+            where=str(path),
+            found=f"{ids.dtype} {list(ids.shape)}",
+            expected="integers [batch, length]",
         )
     return ids
 
@@ -102,5 +106,7 @@ def _check_tokens(inputs: Mapping[str, Array], config: Mapping[str, Any]) -> Non
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
         raise ConfigError(
-            "the probe has tokens beyond the vocabulary", found=high if high >= size else low, expected=f"0 to {size - 1}"
+            "the probe has tokens beyond the vocabulary",
+            found=high if high >= size else low,
+            expected=f"0 to {size - 1}",
         )

@@ -19,32 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint import open_checkpoint
+from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.compare.comparison import Comparison, SourceSide, compare_sides
 from ckptdbg.compare.features import pair
 from ckptdbg.compare.runs import run_source
+from ckptdbg.compare.store import StoredSource, read_source, write_source
 from ckptdbg.compare.views import TargetView, view_source, view_target
 from ckptdbg.config import Config, load_config
 from ckptdbg.diagnose.assemble import About, assemble
-from ckptdbg.diagnose.findings import Evidence, find
+from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.harness import check_inputs, check_repeatable
+from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_differences, shifted_layouts
 from ckptdbg.diagnose.tensors import compare_tensors
 from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
+from ckptdbg.mapping.layout import Read
 from ckptdbg.probe import make_inputs
 from ckptdbg.result import Result
 
 if TYPE_CHECKING:
     from ckptdbg.models.loaders import Loaded
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Progress = Callable[[str], None]
 
 
-def open_session(config: str | Path | Config) -> Session:
-    """Read a config (a path, or one already read). Raises ConfigError."""
-    return Session(config if isinstance(config, Config) else load_config(Path(config)))
+def open_session(config: str | Path | Config, *, source_trace: str | Path | None = None) -> Session:
+    """Read a config (a path, or one already read). ``source_trace`` is a folder that ``ckptdbg capture`` wrote: the
+    source is then taken from there and not run. Raises ConfigError, CheckpointError."""
+    config = config if isinstance(config, Config) else load_config(Path(config))
+    return Session(config, stored=None if source_trace is None else read_source(Path(source_trace)))
 
 
 @dataclass
@@ -52,6 +58,8 @@ class Session:
     """Two models under comparison."""
 
     config: Config
+    stored: StoredSource | None = None
+    """The source as it ran elsewhere, where it is not run here."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage."""
     progress: Progress = lambda _: None
@@ -70,7 +78,7 @@ class Session:
             loaded = _load(self.config, "target")
         if self.config.target.path is None:
             bound = self._bind(loaded)
-            made = {n: v for n, v, _ in bound.values(self.source.read)}
+            made = {n: v for n, v, _ in bound.values(self.read_source)}
             loaded.set(loaded.to_parameters(lambda name: made[name]))
         return loaded
 
@@ -80,25 +88,44 @@ class Session:
         return self._bind(self.target)
 
     def _bind(self, target: Loaded) -> BoundMapping:
-        if not isinstance(self.config.mapping, Path):
-            raise ConfigError(
-                "this kind of mapping cannot be read yet",
-                where=str(self.config.file),
-                found=self.config.mapping,
-                expected="the path of a mapping file",
-            )
-        unbound = TensorMapping.load(self.config.mapping)
-        return unbound.bind(self.model_config, self.source.specs, target.specs)
+        return self._unbound.bind(self.model_config, self.source_specs, target.specs)
+
+    @cached_property
+    def _unbound(self) -> TensorMapping:
+        if isinstance(self.config.mapping, Path):
+            return TensorMapping.load(self.config.mapping)
+        raise ConfigError(
+            "this kind of mapping cannot be read yet",
+            where=str(self.config.file),
+            found=self.config.mapping,
+            expected="the path of a mapping file",
+        )
+
+    @property
+    def source_specs(self) -> dict[str, TensorSpec]:
+        """The source's tensors, as mapping files name them."""
+        return self.source.specs if self.stored is None else self.stored.side.view.specs
+
+    @cached_property
+    def read_source(self) -> Read:
+        """Reads a source tensor by name: from its checkpoint alone where the source ran elsewhere."""
+        if self.stored is None:
+            return self.source.read
+        if self.config.source.path is None:
+            raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
+        return open_checkpoint(self.config.source.path).read
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """The source's ``config.json``; the target's where the source has none. Mapping variables and vocabulary come from it."""
+        """The source's ``config.json``, else the target's. Mapping variables and the vocabulary come from it."""
+        if self.stored is not None:
+            return self.stored.config
         return self.source.config or self.target.config or {}
 
     @cached_property
     def inputs(self) -> dict[str, Array]:
         """The probe: arrays under Hugging Face names."""
-        return make_inputs(self.config.probe, self.model_config)
+        return self.stored.inputs if self.stored is not None else make_inputs(self.config.probe, self.model_config)
 
     @cached_property
     def source_exact(self) -> dict[str, Array]:
@@ -108,6 +135,8 @@ class Session:
     @cached_property
     def source_side(self) -> SourceSide:
         """The source, walked and run."""
+        if self.stored is not None:
+            return self.stored.side
         side = self.source.side
         with self._stage("reading the source's layouts"):
             view = view_source(side, self.source.specs, self.source.to_parameters, self.inputs)
@@ -121,7 +150,7 @@ class Session:
         with self._stage("reading the target's layouts"):
             target = self.target
             return view_target(
-                target.side, target.specs, target.to_parameters, self.inputs, self.mapping, self.source.specs
+                target.side, target.specs, target.to_parameters, self.inputs, self.mapping, self.source_specs
             )
 
     @cached_property
@@ -129,7 +158,7 @@ class Session:
         """What the mapping makes of the source: target tensors in float64, not rounded to any stored dtype."""
 
         def exact(name: str) -> Array:
-            return np.asarray(self.source.read(name), np.float64)
+            return np.asarray(self.read_source(name), np.float64)
 
         return {n: v for n, v, _ in self.mapping.values(exact, cast=False, dtype=np.float64)}
 
@@ -139,7 +168,7 @@ class Session:
         source, target = self.source_side.view, self.target_view
         pairing = pair(source.graph.anchors, source.anchors, target.graph.anchors, target.anchors)
         with self._stage("comparing tensors"):
-            tensors = compare_tensors(self.made.items(), self.target.read, self._stored_dtypes())
+            tensors = compare_tensors(self.made, self.target.read, self._stored_dtypes())
         return Evidence(
             tensors,
             feed_differences(
@@ -161,12 +190,18 @@ class Session:
         """Everything measured. Raises HarnessError where the two runs cannot be compared."""
         source = self.source_side
         target = self.target_view
-        check_inputs(self.inputs, {"source": self.source.side, "target": self.target.side})
+        sides = {"target": self.target.side} if self.stored is not None else {"source": self.source.side}
+        check_inputs(self.inputs, {**sides, "target": self.target.side})
         with self._stage("running the target"):
             check_repeatable(self.target.side, self.inputs, "target")
             return compare_sides(
                 source, target, self.target.side, self.inputs, self._promoted_parameters(), self.progress
             )
+
+    def capture(self, path: str | Path) -> Path:
+        """Run the source here and write everything a comparison needs of it, for ``open_session(source_trace=...)``."""
+        write_source(Path(path), StoredSource(self.source_side, self.inputs, self.model_config))
+        return Path(path)
 
     def compare(self, progress: Progress | None = None) -> Result:
         """Compare the two models. Raises CkptdbgError on bad input; a divergence is a Result, not an error."""
@@ -177,11 +212,12 @@ class Session:
         with self._stage("looking for causes"):
             findings = find(comparison, self.evidence, self.mapping)
         self.timings["total"] = time.perf_counter() - started
-        omitted = {"source": _omitted(self.source), "target": _omitted(self.target)}
+        omitted = {"target": _omitted(self.target), "source": () if self.stored else _omitted(self.source)}
         return assemble(comparison, findings, self.mapping, omitted, self._about())
 
     def _promoted_parameters(self) -> dict[str, Array]:
-        """The target's parameters for its float64 runs: exact where its tensors are as mapped, its own where they are not."""
+        """The target's parameters for its float64 runs: exact where its tensors are as mapped, its own where they
+        are not."""
         wrong = {d.tensor for d in self.evidence.tensors}
 
         def exact(name: str) -> Array:

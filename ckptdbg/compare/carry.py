@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.compare.features import FeatureMap, Pairing
+from ckptdbg.compare.features import FeatureMap, Pairing, Port
 from ckptdbg.models.records import Plant, Record
 
-Array = NDArray[np.generic]
-Port = Literal["in", "out"]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def _single_keys(rows: Array) -> Array:
 def carry(feature_map: FeatureMap, rows: Array, records: Sequence[Record], port: Port, gauge: float = 1.0) -> Carried:
     """Source values of one port in the target's layout.
 
-    ``rows`` are the target's row tokens; ``records`` the source's, by anchor. ``gauge`` g moves a uniform scale s between the
-    ports: ``in`` is scaled by g, ``out`` by g times the feature map's scale.
+    ``rows`` are the target's row tokens; ``records`` the source's, by anchor. ``gauge`` g moves a uniform scale s
+    between the ports: ``in`` is scaled by g, ``out`` by g times the feature map's scale.
     """
     first = _values(records[feature_map.anchors[0]], port)
     shape = (len(rows), len(feature_map.scale))
@@ -100,8 +99,7 @@ def plants(
     for t, rows in enumerate(target_rows):
         gauge = gauges.get(t, 1.0)
         ports: dict[str, Array | None] = {}
-        for port, maps in (("in", pairing.inputs), ("out", pairing.outputs)):
-            found = maps[t]
+        for port, found in pairing.ports(t):
             if found is None:
                 continue
             carried = carry(found, rows, records, port, gauge)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.compare.carry import plants
@@ -17,7 +17,7 @@ from ckptdbg.compare.sites import SiteMeasure, measure_sites
 from ckptdbg.compare.views import TargetView, View
 from ckptdbg.models.records import Plant, Side, Trace
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Progress = Callable[[str], None]
 
 
@@ -56,7 +56,8 @@ def compare_sides(
     exact: Mapping[str, Array],
     progress: Progress = lambda _: None,
 ) -> Comparison:
-    """Run the target freely and in isolation, and measure every paired site. ``exact``: the target's parameters in float64."""
+    """Run the target freely and in isolation, and measure every paired site. ``exact``: the target's parameters in
+    float64."""
     pairing = pair(source.view.graph.anchors, source.view.anchors, target.graph.anchors, target.anchors)
     progress("running the target")
     first = side.run(inputs)
@@ -87,7 +88,8 @@ def compare_sides(
 
 
 def _moved_scales(pairing: Pairing, sites: Sequence[SiteMeasure]) -> dict[int, float]:
-    """Anchors whose uniform scale s may sit at ``in`` instead of ``out`` (v times c with o over c): 1/s for each of them."""
+    """Anchors whose uniform scale s may sit at ``in`` instead of ``out`` (v times c with o over c): 1/s for each of
+    them."""
     ill = {s.anchor for s in sites if s.port == "in" and s.isolated.divergent}
     maps = {t: pairing.outputs[t] for t in ill}
     return {t: 1.0 / m.uniform for t, m in maps.items() if m is not None and m.uniform}

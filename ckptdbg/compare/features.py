@@ -1,7 +1,7 @@
 """Pairing features of two sides through what their effective operands were made from.
 
-Two ``out`` features pair when their operand rows carry the same source rows, summed over the same source columns; two ``in``
-features pair likewise by columns. Nothing is matched by name, by position in the model, or by value.
+Two ``out`` features pair when their operand rows carry the same source rows, summed over the same source columns;
+two ``in`` features pair likewise by columns. Nothing is matched by name, by position in the model, or by value.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from ckptdbg.mapping.layout import Layout
 from ckptdbg.models.records import Anchor
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
+Port = Literal["in", "out"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class FeatureMap:
     """For one port of a target anchor: the source anchor and feature behind each of its features."""
 
     offers: tuple[tuple[int, Array], ...]
-    """Source anchors that take part, each with ``[features]`` int64: its feature behind each target feature, -1 where none.
-    Several may offer the same feature (q, k and v read one activation); the first one that has a row gives it."""
+    """Source anchors that take part, each with ``[features]`` int64: its feature behind each target feature, -1
+    where none. Several may offer the same feature (q, k and v read one activation); the first one that has a row
+    gives it."""
     scale: Array
     """``[features]`` float64, target value over source value."""
     uniform: float | None = None
@@ -47,6 +50,10 @@ class Pairing:
 
     inputs: tuple[FeatureMap | None, ...]
     outputs: tuple[FeatureMap | None, ...]
+
+    def ports(self, anchor: int) -> tuple[tuple[Port, FeatureMap | None], ...]:
+        """Both ports of a target anchor, in execution order."""
+        return ("in", self.inputs[anchor]), ("out", self.outputs[anchor])
 
 
 def pair(

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
-# Set by measurement: healthy conversions stay below SUSPECT at every site, the smallest planted fault lies far above DIVERGENT
-# (see docs/noise.md for the table and the command that makes it).
+# Set by measurement: healthy conversions stay below SUSPECT at every site, the smallest planted fault lies far above
+# DIVERGENT (see docs/noise.md for the table and the command that makes it).
 SUSPECT = 10.0
 DIVERGENT = 30.0
 
 METHOD = (
-    "largest of: working precision against promoted float64 on either side, constants jittered by one ulp, unit roundoff "
-    "times the value; L2 over the whole tensor, per token and per feature (floored by the site's median)"
+    "largest of: working precision against promoted float64 on either side, constants jittered by one ulp, unit "
+    "roundoff times the value; L2 over the whole tensor, per token and per feature (floored by the site's median)"
 )
 
 
@@ -52,15 +53,15 @@ NOTHING = Measure(0.0, 0.0, 0.0, np.zeros(0), np.zeros(0))
 def measure(error: Array, components: Sequence[Array], mask: Array | None = None) -> Measure:
     """Ratio of an error to its noise, all ``[rows, features]``; ``mask`` (bool) says which elements are compared.
 
-    Rows and features are each judged by their own L2 norms, with their noise floored by the median over those compared, so that
-    one lucky row does not raise an alarm and one wrong element in a large matrix does.
+    Rows and features are each judged by their own L2 norms, with their noise floored by the median over those
+    compared, so that one lucky row does not raise an alarm and one wrong element in a large matrix does.
     """
     if mask is not None:
         error = np.where(mask, error, 0)
         components = [np.where(mask, c, 0) for c in components]
-        rows, columns = mask.any(axis=1), mask.any(axis=0)
+        rows, columns = np.asarray(mask.any(axis=1)), np.asarray(mask.any(axis=0))
     else:
-        rows, columns = (np.ones(n, bool) for n in error.shape)
+        rows, columns = np.ones(error.shape[0], bool), np.ones(error.shape[1], bool)
     if not error.size or not rows.any():
         return NOTHING
     error = np.asarray(error, np.float64)
@@ -68,7 +69,7 @@ def measure(error: Array, components: Sequence[Array], mask: Array | None = None
     whole_error, whole_noise = _norm(error), max(float(np.sqrt(s.sum())) for s in squares)
     tokens = _ratios(np.square(error).sum(1), [s.sum(1) for s in squares], rows)
     features = _ratios(np.square(error).sum(0), [s.sum(0) for s in squares], columns)
-    worst = max(_divide(whole_error, whole_noise), float(tokens.max(initial=0)), float(features.max(initial=0)))
+    worst = max(float(_divide(whole_error, whole_noise)), float(tokens.max(initial=0)), float(features.max(initial=0)))
     return Measure(whole_error, whole_noise, worst, tokens, features)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from ckptdbg.compare.sites import Judged, judge
 from ckptdbg.errors import HarnessError
 from ckptdbg.models.records import Graph, Trace
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,19 @@ def measure_output(graph: Graph, pairing: Pairing, source: SourceRuns, free: Run
     def target(trace: Trace) -> Array:
         return trace.output
 
-    roundoff = max(unit_roundoff(ours.dtype), unit_roundoff(theirs.dtype))
+    precisions = (unit_roundoff(theirs.dtype), unit_roundoff(ours.dtype))
     return OutputMeasure(
         index,
         carried(source.free.working).values,
         ours,
-        judge(carried, target, source.free, free, roundoff),
-        judge(carried, target, source.isolated, isolated, roundoff),
+        judge(carried, target, source.free, free, precisions),
+        judge(carried, target, source.isolated, isolated, precisions),
     )
 
 
 def output_index(graph: Graph, pairing: Pairing, ours: int, theirs: int) -> Array | None:
-    """Output features follow the one anchor that makes them (a permuted or padded vocabulary), else they are the same."""
+    """Output features follow the one anchor that makes them (a permuted or padded vocabulary), else they are the
+    same."""
     makers = [pairing.outputs[t] for t in graph.output_feeds if graph.anchors[t].features == ours]
     found = [m for m in makers if m is not None and len(m.offers) == 1]
     if len(makers) == len(found) == 1 and int(found[0].offers[0][1].max()) < theirs:

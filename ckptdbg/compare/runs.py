@@ -1,13 +1,14 @@
 """The runs behind one comparison: each side in working precision, promoted to float64, and with jittered constants.
 
-Free running shows where the models first part. In the isolated pass the source's recorded values are planted at every paired port,
-on both sides, so that each piece is judged on the same inputs and its error is its own.
+Free running shows where the models first part. In the isolated pass the source's recorded values are planted at
+every paired port, on both sides, so that each piece is judged on the same inputs and its error is its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from ckptdbg.compare.features import Pairing
 from ckptdbg.compare.noise import DIVERGENT
 from ckptdbg.models.records import Graph, Plant, Side, Trace
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 _JITTER = 1
 
 
@@ -67,7 +68,8 @@ def _without(trace: Trace, tokens: Array) -> Trace:
 def run_target(
     side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Array], pins: Sequence[Array] | None, first: Trace
 ) -> Runs:
-    """Run the target freely, its routing pinned. ``first`` is its unpinned working run, used again where nothing is pinned."""
+    """Run the target freely, its routing pinned. ``first`` is its unpinned working run, used again where nothing is
+    pinned."""
     working = side.run(inputs, choices=pins) if pins else first
     return Runs(
         working,
@@ -130,7 +132,8 @@ def pin_target(source: Runs, source_graph: Graph, target: Trace, target_graph: G
 
 
 def _options(feeds: frozenset[int], options: int, pairing: Pairing) -> Array:
-    """Target option of each source option, from the one router that feeds the choice; the same number where it cannot be told."""
+    """Target option of each source option, from the one router that feeds the choice; the same number where it
+    cannot be told."""
     for t in sorted(feeds, reverse=True):
         found = pairing.outputs[t]
         if found is not None and len(found.scale) == options and len(found.offers) == 1 and found.paired.all():

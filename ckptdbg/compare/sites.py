@@ -1,20 +1,22 @@
-"""Measuring every compared site: error, noise and ratio, free-running and isolated, in working precision and promoted."""
+"""Measuring every compared site: error, noise and ratio, free-running and isolated, in working precision and
+promoted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.compare.carry import Carried, Port, carry, match_rows
-from ckptdbg.compare.features import FeatureMap, Pairing
+from ckptdbg.compare.carry import Carried, carry, match_rows
+from ckptdbg.compare.features import FeatureMap, Pairing, Port
 from ckptdbg.compare.noise import DIVERGENT, NOTHING, Measure, measure, unit_roundoff
 from ckptdbg.compare.runs import Runs, SourceRuns
 from ckptdbg.models.records import Record, Trace
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 _DOUBLE = np.dtype(np.float64)
 
 
@@ -59,8 +61,7 @@ def measure_sites(
     """All paired ports in the target's execution order."""
     sites = []
     for t, record in enumerate(free.working.records):
-        for port, maps in (("in", pairing.inputs), ("out", pairing.outputs)):
-            found = maps[t]
+        for port, found in pairing.ports(t):
             if found is not None and record.output.size:
                 site = _site(t, port, found, source, free, isolated, gauges.get(t, 1.0))
                 if site is not None:
@@ -85,7 +86,7 @@ def _site(
     target = ours(free.working)
     shape = (int(target.shape[0]), int(target.shape[1]))
     sources = [source.free.working.records[s].output.dtype for s in found.anchors]
-    roundoff = max(unit_roundoff(dtype) for dtype in [target.dtype, *sources])
+    precisions = (max(unit_roundoff(dtype) for dtype in sources), unit_roundoff(target.dtype))
     compared = 1.0 if shown.mask is None else float(shown.mask.mean())
     values = shown.values if shown.mask is None else np.where(shown.mask, shown.values, np.nan)
     return SiteMeasure(
@@ -95,21 +96,29 @@ def _site(
         compared,
         values,
         target,
-        judge(theirs, ours, source.free, free, roundoff),
-        judge(theirs, ours, source.isolated, isolated, roundoff),
+        judge(theirs, ours, source.free, free, precisions),
+        judge(theirs, ours, source.isolated, isolated, precisions),
     )
 
 
-def judge(theirs: Getter, ours: Callable[[Trace], Array], source: Runs, target: Runs, roundoff: float) -> Judged:
-    """Compare one place of both sides over three runs each. Arrays are ``[rows, features]``, the source's already carried.
+def judge(
+    theirs: Getter,
+    ours: Callable[[Trace], Array],
+    source: Runs,
+    target: Runs,
+    precisions: tuple[float, float],
+) -> Judged:
+    """Compare one place of both sides over three runs each. Arrays are ``[rows, features]``, the source's already
+    carried.
 
-    ``roundoff`` is the unit roundoff of the lower of the two working precisions at this place.
+    ``precisions`` are the unit roundoffs of the source's and the target's working precision at this place.
     """
     s_w, s_64, s_j = theirs(source.working), theirs(source.promoted), theirs(source.jittered)
     t_w, t_64, t_j = ours(target.working), ours(target.promoted), ours(target.jittered)
     mask = s_w.mask
     if not _finite(s_w.values, t_w, s_64.values, t_64, mask=mask):
         return _nonfinite(s_w.values, t_w, mask)
+    roundoff = max(precisions)
     s_w64, t_w64 = s_w.values.astype(np.float64), t_w.astype(np.float64)
     s_round, t_round = s_w64 - s_64.values, t_w64 - t_64
     s_jitter, t_jitter = s_j.values - s_64.values, t_j - t_64
@@ -121,7 +130,7 @@ def judge(theirs: Getter, ours: Callable[[Trace], Array], source: Runs, target: 
         [s_jitter, t_jitter, s_round * shrink, t_round * shrink, unit_roundoff(_DOUBLE) * size],
         mask,
     )
-    floor = measure(t_round, [s_round, roundoff * size], mask)
+    floor = measure(t_round, [s_round, precisions[0] * size], mask)
     return Judged(working, promoted, floor.ratio)
 
 

@@ -1,7 +1,8 @@
-"""Traces on disk, so that the two models may run in two environments: a folder with ``manifest.json`` and ``arrays.safetensors``.
+"""Traces on disk, so that the two models may run in two environments: a folder with ``manifest.json`` and
+``arrays.safetensors``.
 
-Records are written field by field under their class names and read back through a fixed list of classes: nothing is unpickled and
-nothing outside the list can be made.
+Records are written field by field under their class names and read back through a fixed list of classes: nothing is
+unpickled and nothing outside the list can be made.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from ckptdbg.errors import CheckpointError
 from ckptdbg.mapping.layout import Along, Layout
 from ckptdbg.models.records import Anchor, Cast, Choice, Choose, Graph, Meeting, Opaque, Record, Trace, Where
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 SCHEMA = "ckptdbg.trace/1"
 _CLASSES = {
     c.__name__: c
     for c in (
-        SourceSide, View, SourceRuns, Runs, TensorSpec, Graph, Anchor, Meeting, Choice, Cast, Opaque, Where, Trace, Record, Choose,
-        Layout, Along,
+        SourceSide, View, SourceRuns, Runs, TensorSpec, Graph, Anchor, Meeting, Choice, Cast, Opaque, Where, Trace,
+        Record, Choose, Layout, Along,
     )
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class StoredSource:
-    """A source that ran elsewhere: everything a comparison needs of it but its tensors, which stay in its checkpoint."""
+    """A source that ran elsewhere: everything a comparison needs of it but its tensors, which stay in its
+    checkpoint."""
 
     side: SourceSide
     inputs: dict[str, Array]
@@ -51,7 +53,9 @@ class StoredSource:
 def write_source(path: Path, stored: StoredSource) -> None:
     """Write a trace folder. Raises CheckpointError where something else than a trace is in the way."""
     if path.exists() and not (path / "manifest.json").is_file():
-        raise CheckpointError("there is something else here already", where=str(path), hint="choose another path for -o")
+        raise CheckpointError(
+            "there is something else here already", where=str(path), hint="choose another path for -o"
+        )
     arrays: dict[str, Array] = {}
     manifest = {
         "schema": SCHEMA,
@@ -83,9 +87,7 @@ def read_source(path: Path) -> StoredSource:
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError("another trace format", where=str(path), found=manifest.get("schema"), expected=SCHEMA)
     read = open_checkpoint(path / "arrays.safetensors").read
-    return StoredSource(
-        _unpack(manifest["side"], read), _unpack(manifest["inputs"], read), manifest["config"]
-    )
+    return StoredSource(_unpack(manifest["side"], read), _unpack(manifest["inputs"], read), manifest["config"])
 
 
 def _pack(value: Any, arrays: dict[str, Array]) -> Any:

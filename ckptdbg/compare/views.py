@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping.layout import Layout, Read, as_matrix, read_layouts
 from ckptdbg.models.records import Graph, Side
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 ToParameters = Callable[[Read], dict[str, Array]]
 
 
@@ -56,7 +57,8 @@ def view_target(
     mapping: BoundMapping,
     source: dict[str, TensorSpec],
 ) -> TargetView:
-    """Walk the target and read its layouts twice: through the mapping, against the source's tensors, and against its own."""
+    """Walk the target and read its layouts twice: through the mapping, against the source's tensors, and against its
+    own."""
     graph = side.graph(inputs)
 
     def through_mapping(read: Read) -> dict[str, Array]:

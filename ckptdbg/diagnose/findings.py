@@ -4,35 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.labels import Label
-from ckptdbg.compare.sites import SiteMeasure
 from ckptdbg.diagnose.positions import exact_first_token, narrowed
+from ckptdbg.diagnose.precision import precision_findings
 from ckptdbg.diagnose.regions import OUTPUT, Place, find_places
-from ckptdbg.diagnose.structure import Difference, Shift
+from ckptdbg.diagnose.static import Evidence, static_reason
 from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, site_name
 from ckptdbg.diagnose.tensors import TensorDifference
 from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.result import Finding
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What was found before anything ran."""
-
-    tensors: Sequence[TensorDifference]
-    feeds: Sequence[Difference]
-    shifts: Sequence[Shift]
-    mixed: Sequence[int]
-    """Target anchors in which a source axis runs along both axes of the operand."""
-    shifted: Sequence[int]
-    """Target anchors with a constant added to the source's elements."""
-
-
 def find(comparison: Comparison, evidence: Evidence, mapping: BoundMapping) -> list[Finding]:
-    """All findings, tensor faults first, then by execution order. A fault in every layer of a template is one finding."""
+    """All findings, tensor faults first, then by execution order. A fault in every layer of a template is one
+    finding."""
     places = find_places(comparison)
     wrong = {d.tensor for d in evidence.tensors}
     explained = [p for p in places if wrong & _suspected_tensors(comparison, p)]
@@ -42,7 +28,7 @@ def find(comparison: Comparison, evidence: Evidence, mapping: BoundMapping) -> l
         if place not in explained:
             groups[_template(comparison, place)].append(place)
     findings += [_place_finding(comparison, evidence, group) for group in groups.values()]
-    return findings + _precision_findings(comparison)
+    return findings + precision_findings(comparison)
 
 
 def _suspected_tensors(comparison: Comparison, place: Place) -> set[str]:
@@ -113,25 +99,25 @@ def _entry_layers(comparison: Comparison, tensors: list[str], entries: list[Boun
 def _place_finding(comparison: Comparison, evidence: Evidence, group: list[Place]) -> Finding:
     first = max(group, key=lambda p: p.ratio)
     labels = place_labels(comparison, first)
-    cause, sentence = _static_reason(comparison, evidence, group)
+    reason = static_reason(comparison, evidence, group)
     notes: list[str] = []
     suspects = entries_of(labels)
-    if cause is None and first.port != "out":
+    if reason is None and first.port != "out":
         kept = narrowed(comparison, first)
         if kept is not None:
             suspects, note = kept
             notes.append(note)
     consumers = [comparison.target.labels[c] for p in group for c in p.consumers if c != OUTPUT]
-    named = references(cause[1] if cause else suspects)
+    named = references(reason.entries if reason else suspects)
     return Finding(
-        kind=cause[0] if cause else "unknown",
-        cause="mapping" if cause else "unknown",
+        kind="layout" if reason else "unknown",
+        cause="mapping" if reason else "unknown",
         effect="diverges" if comparison.output.free.divergent else "none",
         entries=named or references(suspects),
         layers=layers_of(consumers),
         site=site_name(comparison, first),
         ratio=first.ratio,
-        explanation=sentence or _region_sentence(comparison, first, [r.name for r in named]),
+        explanation=reason.sentence if reason else _region_sentence(comparison, first, [r.name for r in named]),
         evidence=notes + _where(comparison, first),
     )
 
@@ -151,50 +137,6 @@ def _region_sentence(comparison: Comparison, place: Place, suspects: list[str]) 
     )
 
 
-def _static_reason(
-    comparison: Comparison, evidence: Evidence, group: list[Place]
-) -> tuple[tuple[str, list[BoundEntry]] | None, str | None]:
-    """Kind, entries and sentence where the evidence before running already explains a place."""
-    target, sources = comparison.target, list(comparison.source.view.specs)
-    consumers = {c for p in group for c in p.consumers}
-    met = {m for p in group for x in (p, *p.merged) for m in x.met}
-    shifts = [s for s in evidence.shifts if s.meeting in met]
-    if shifts:
-        entries = [e for s in shifts for e in target.met_labels[s.meeting].entries]
-        due = shifts[0].source - shifts[0].target
-        return ("layout", entries), (
-            f"{references(entries)[0].name} is shifted: the source uses w {shifts[0].source:+g} where the target uses "
-            f"w {shifts[0].target:+g}; the entry should add {due:+g}."
-        )
-    for numbers, sentence in (
-        (evidence.mixed, "mixes input and output axes: a reshape where a transpose belongs"),
-        (evidence.shifted, "adds a constant to a matrix, which no other tensor can undo"),
-    ):
-        hit = [n for n in numbers if n in consumers or any(n in p.feeds for p in group)]
-        if hit:
-            entries = [e for n in hit for e in target.labels[n].entries]
-            return ("layout", entries), f"{references(entries)[0].name} {sentence}."
-    feeds = [d for d in evidence.feeds if d.anchor in consumers]
-    if feeds:
-        ours, theirs = ([sources[i] for i in getattr(feeds[0], side)] for side in ("only_target", "only_source"))
-        wrong = [
-            e for e in _made_from(target.met_labels if "region" in feeds[0].what else target.labels, ours, comparison)
-        ]
-        return ("layout", wrong or entries_of(target.labels[c] for c in consumers if c != OUTPUT)), (
-            f"{target.labels[feeds[0].anchor].site} meets other tensors than in the source ({feeds[0].what}): "
-            f"{_few(ours) or 'nothing'} here, {_few(theirs) or 'nothing'} there; two entries or layers are exchanged."
-        )
-    return None, None
-
-
-def _made_from(labels: Sequence[Label], names: list[str], comparison: Comparison) -> list[BoundEntry]:
-    return [e for x in labels for e in x.entries if set(e.sources) & set(names)]
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def _where(comparison: Comparison, place: Place) -> list[str]:
     notes = []
     if place.consumers[0] != OUTPUT:
@@ -206,37 +148,3 @@ def _where(comparison: Comparison, place: Place) -> list[str]:
     if place.merged:
         notes.append(f"{len(place.merged)} later places follow from it")
     return notes
-
-
-def _precision_findings(comparison: Comparison) -> list[Finding]:
-    """Sites where the target's own casts add far more rounding than the source has."""
-    floors = [s for s in comparison.sites if _is_floor(s)]
-    casts = comparison.target.graph.casts
-    groups: dict[str, list[SiteMeasure]] = defaultdict(list)
-    for site in floors:
-        near = [c for c in casts if c.before in (site.anchor, site.anchor + 1)]
-        if near:
-            groups[f"{near[0].from_dtype} to {near[0].to_dtype} at {near[0].where or 'an unnamed place'}"].append(site)
-    return [_precision_finding(comparison, cast, sites) for cast, sites in groups.items()]
-
-
-def _is_floor(site: SiteMeasure) -> bool:
-    from ckptdbg.compare.noise import DIVERGENT
-
-    judged = site.isolated
-    return not judged.divergent and judged.own_noise >= DIVERGENT
-
-
-def _precision_finding(comparison: Comparison, cast: str, sites: list[SiteMeasure]) -> Finding:
-    labels = [comparison.target.labels[s.anchor] for s in sites]
-    worst = max(s.isolated.own_noise for s in sites)
-    return Finding(
-        kind="precision",
-        cause="model",
-        effect="none",
-        entries=references(entries_of(labels)),
-        layers=layers_of(labels),
-        site=f"{labels[0].site} {sites[0].port}",
-        ratio=worst,
-        explanation=f"The target casts {cast}: {worst:.3g} times the source's rounding, and gone when the cast is promoted.",
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from ckptdbg.errors import HarnessError
 from ckptdbg.models.records import Side
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def check_inputs(inputs: Mapping[str, Array], sides: Mapping[str, Side]) -> None:

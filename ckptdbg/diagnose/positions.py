@@ -1,8 +1,10 @@
-"""The first position as evidence: nothing that mixes positions (attention weights, rotary embeddings, masks) can matter there."""
+"""The first position as evidence: nothing that mixes positions (attention weights, rotary embeddings, masks) can
+matter there."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from ckptdbg.compare.noise import DIVERGENT, Measure
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.mapping import BoundEntry
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 # One run per feeder: a region inside a block has a handful, the residual stream has two per layer.
 _MOST_FEEDERS = 12
 
@@ -31,9 +33,9 @@ def exact_first_token(comparison: Comparison, place: Place) -> bool:
 def narrowed(comparison: Comparison, place: Place) -> tuple[list[BoundEntry], str] | None:
     """Suspects left where the first position is exact, and the sentence that says why; None where it excludes nobody.
 
-    Found by experiment, not by name: each feeder's planted value is disturbed in the first rows only. A feeder whose disturbance
-    reaches the region's first rows is seen to be right there; the ones to which those rows are blind (they only weigh other
-    values) remain, with the region's own parameters.
+    Found by experiment, not by name: each feeder's planted value is disturbed in the first rows only. A feeder whose
+    disturbance reaches the region's first rows is seen to be right there; the ones to which those rows are blind
+    (they only weigh other values) remain, with the region's own parameters.
     """
     if not exact_first_token(comparison, place) or len(place.feeds) > _MOST_FEEDERS:
         return None
@@ -56,7 +58,8 @@ def _reaches_first_rows(comparison: Comparison, consumer: int, feeder: int) -> b
     values[first] += np.std(values) * np.random.default_rng(0).standard_normal(values[first].shape).astype(values.dtype)
     disturbed = comparison.replay({**comparison.plants, feeder: replace(plant, output=values)}).records[consumer]
     before = records[consumer].input
-    assert before is not None and disturbed.input is not None
+    assert before is not None
+    assert disturbed.input is not None
     rows = np.isin(disturbed.rows, _first_tokens(comparison))
     return not np.allclose(disturbed.input[rows], before[rows], rtol=1e-3, atol=1e-6 * float(np.std(before)))
 
@@ -72,6 +75,5 @@ def _tokens(comparison: Comparison, place: Place) -> tuple[Measure, Array] | Non
 
 
 def _first_tokens(comparison: Comparison) -> Array:
-    shape = comparison.free.working.output_shape
-    length = shape[1] if len(shape) > 1 else 1
-    return np.arange(shape[0]) * length
+    batch, *rest = comparison.free.working.output_shape
+    return np.arange(batch) * (rest[0] if rest else 1)

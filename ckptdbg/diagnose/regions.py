@@ -1,4 +1,5 @@
-"""From divergent sites to places: what is at fault lies in an anchor's own operand, or in the region before an ``in``."""
+"""From divergent sites to places: what is at fault lies in an anchor's own operand, or in the region before an
+``in``."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ def _regions(comparison: Comparison, sites: Sequence[SiteMeasure]) -> list[Place
 def _report_feeder_once(comparison: Comparison, regions: list[Place]) -> list[Place]:
     """Merge into a place the later ones it explains: those fed by all that feeds it, if *every* such region diverges.
 
-    One healthy region downstream on the same stream shows that the stream is sound, and then each place stands by itself.
+    One healthy region downstream on the same stream shows that the stream is sound, and then each place stands by
+    itself.
     """
     kept: list[Place] = []
     for place in regions:

@@ -1,4 +1,5 @@
-"""Static evidence on structure: what feeds each paired anchor, and which region parameters it has met, on both sides."""
+"""Static evidence on structure: what feeds each paired anchor, and which region parameters it has met, on both
+sides."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from ckptdbg.models.records import Graph
 
 @dataclass(frozen=True)
 class Difference:
-    """What the two graphs, under the pairing, do not have in common at one target anchor. Ordinals of source tensors."""
+    """What the two graphs, under the pairing, do not have in common at one target anchor. Ordinals of source
+    tensors."""
 
     anchor: int
     only_source: tuple[int, ...]
@@ -41,8 +43,9 @@ def feed_differences(
     target_met: Sequence[Layout],
     pairing: Pairing,
 ) -> list[Difference]:
-    """Where a paired anchor is fed by other tensors than its partner. Tensors that act as an anchor on one side and as a region
-    parameter on the other (a position table) prove nothing and are left out, and so are those that one side never meets."""
+    """Where a paired anchor is fed by other tensors than its partner. Tensors that act as an anchor on one side and
+    as a region parameter on the other (a position table) prove nothing and are left out, and so are those that one
+    side never meets."""
     kinds = [_tensors(x) for x in (source_layouts, target_layouts, source_met, target_met)]
     anchors, regions = kinds[0] & kinds[1], kinds[2] & kinds[3]
     clear_anchors, clear_regions = anchors - kinds[2] - kinds[3], regions - kinds[0] - kinds[1]

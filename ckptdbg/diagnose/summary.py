@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.logits import compare_logits
-from ckptdbg.compare.noise import Measure
 from ckptdbg.compare.sites import Judged, SiteMeasure
+from ckptdbg.compare.views import View
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.result import Coverage, Isolated, Logits, NotCompared, Site, Stats
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 def stats(values: Array) -> Stats:
-    """Statistics of the finite elements; NaN marks an element without counterpart and is not counted as non-finite by ``site``."""
+    """Statistics of the finite elements; NaN marks an element without counterpart and is not counted as non-finite
+    by ``site``."""
     values = np.asarray(values, np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
@@ -49,7 +51,9 @@ def sites(comparison: Comparison) -> list[Site]:
             shape=list(output.target.shape),
             source=stats(output.source),
             target=stats(output.target),
-            **_free(output.free.working),
+            error=output.free.working.error,
+            noise=output.free.working.noise,
+            ratio=output.free.working.ratio,
             isolated=_isolated(output.isolated),
         )
     )
@@ -69,18 +73,17 @@ def _site(comparison: Comparison, order: int, site: SiteMeasure) -> Site:
         shape=list(site.shape),
         source=stats(site.source[paired]),
         target=stats(site.target[paired]),
-        **_free(site.free.working),
+        error=site.free.working.error,
+        noise=site.free.working.noise,
+        ratio=site.free.working.ratio,
         isolated=_isolated(site.isolated),
         nonfinite="NaN or infinite values on one side only" if site.free.nonfinite else None,
     )
 
 
-def _free(measured: Measure) -> dict[str, float | None]:
-    return {"error": measured.error, "noise": measured.noise, "ratio": measured.ratio}
-
-
 def _isolated(judged: Judged) -> Isolated:
-    return Isolated(**_free(judged.working))
+    measured = judged.working
+    return Isolated(error=measured.error, noise=measured.noise, ratio=measured.ratio)
 
 
 def not_compared(comparison: Comparison, mapping: BoundMapping, omitted: dict[str, Sequence[str]]) -> list[NotCompared]:
@@ -97,7 +100,8 @@ def not_compared(comparison: Comparison, mapping: BoundMapping, omitted: dict[st
             rows.append(
                 NotCompared(name="+".join(anchor.parameters), side="source", reason="no anchor of the target uses it")
             )
-    for view, side in ((source, "source"), (target, "target")):
+    sides: tuple[tuple[View, Literal["source", "target"]], ...] = ((source, "source"), (target, "target"))
+    for view, side in sides:
         for opaque in view.graph.opaque:
             rows.append(NotCompared(name="+".join(opaque.parameters) or opaque.op, side=side, reason=opaque.reason))
         for name in view.graph.unused_parameters:

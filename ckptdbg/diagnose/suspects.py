@@ -14,8 +14,8 @@ from ckptdbg.result import EntryRef
 def place_labels(comparison: Comparison, place: Place) -> list[Label]:
     """Labels of all that could be at fault in a place, strongest suspect first.
 
-    For a region: its own parameters, then the anchors that feed it, then the anchors that consume it. What a merged place adds
-    comes last.
+    For a region: its own parameters, then the anchors that feed it, then the anchors that consume it. What a merged
+    place adds comes last.
     """
     target = comparison.target
     consumers = [target.labels[c] for c in place.consumers if c != OUTPUT]

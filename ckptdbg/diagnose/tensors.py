@@ -1,9 +1,11 @@
-"""Static evidence on values: every target tensor against what the mapping makes of the source, within its stored dtype."""
+"""Static evidence on values: every target tensor against what the mapping makes of the source, within its stored
+dtype."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.compare.noise import unit_roundoff
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 # A mapping may be applied op by op in the stored precision; four roundings cover its longest chains.
 _ROUNDINGS = 4
@@ -34,17 +36,17 @@ class TensorDifference:
 
 
 def compare_tensors(
-    expected: Iterable[tuple[str, Array]], read: Callable[[str], Array], stored: Mapping[str, str]
+    expected: Mapping[str, Array], read: Callable[[str], Array], stored: Mapping[str, str]
 ) -> list[TensorDifference]:
-    """Differences between ``expected`` (float64) and what ``read`` gives; ``stored`` names each tensor's stored dtype."""
+    """Differences between ``expected`` (float64) and what ``read`` gives; ``stored`` names each tensor's stored
+    dtype."""
     found = []
-    for name, wanted in expected:
-        actual = np.asarray(read(name))
-        if actual.dtype.kind in "iub":
-            actual = actual.astype(np.float64)
-        difference = _compare(name, np.asarray(wanted, np.float64), actual.astype(np.float64), stored[name])
+    for name, wanted in expected.items():
+        actual = np.asarray(read(name)).astype(np.float64)
+        difference = _compare(name, np.asarray(wanted, np.float64), actual, stored[name])
         if difference is not None:
-            found.append(difference)
+            other = _whose(name, actual, expected, stored[name])
+            found.append(difference if other is None else replace(difference, how=f"it holds what {other} should"))
     return found
 
 
@@ -60,10 +62,6 @@ def wrong_elements(expected: Array, actual: Array, dtype: str) -> Array:
 
 
 def _compare(name: str, expected: Array, actual: Array, dtype: str) -> TensorDifference | None:
-    if expected.shape != actual.shape:
-        return TensorDifference(
-            name, actual.size, actual.size, (), np.nan, np.nan, f"shape {actual.shape} where {expected.shape} is due"
-        )
     wrong = wrong_elements(expected, actual, dtype)
     count = int(wrong.sum())
     if not count:
@@ -111,12 +109,9 @@ def _affine(expected: Array, actual: Array) -> tuple[float | None, float | None]
     return None, None
 
 
-def same_elsewhere(
-    difference: TensorDifference, actual: Array, expected: Iterable[tuple[str, Array]], dtype: str
-) -> str | None:
-    """Name of another target tensor whose due value is exactly what stands here, if there is one."""
-    for name, wanted in expected:
-        if name != difference.tensor and wanted.shape == actual.shape:
-            if not wrong_elements(np.asarray(wanted, np.float64), actual.astype(np.float64), dtype).any():
-                return name
-    return None
+def _whose(name: str, actual: Array, expected: Mapping[str, Array], dtype: str) -> str | None:
+    """Another target tensor whose due value is exactly what stands here, if there is one."""
+    alike = (n for n, wanted in expected.items() if n != name and wanted.shape == actual.shape)
+    return next(
+        (n for n in alike if not wrong_elements(np.asarray(expected[n], np.float64), actual, dtype).any()), None
+    )

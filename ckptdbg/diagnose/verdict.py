@@ -54,7 +54,8 @@ def first_divergence(comparison: Comparison) -> Divergence | None:
 
 
 def unexplained(comparison: Comparison) -> Finding:
-    """The outputs differ although every piece that could be isolated is at noise: said as it is, with where to look first."""
+    """The outputs differ although every piece that could be isolated is at noise: said as it is, with where to look
+    first."""
     first = first_divergence(comparison)
     assert first is not None
     site = next((s for s in comparison.sites if comparison.target.labels[s.anchor].site == first.site), None)
@@ -71,7 +72,7 @@ def unexplained(comparison: Comparison) -> Finding:
         site=f"{first.site} {first.port}",
         ratio=first.ratio,
         explanation=(
-            f"The outputs differ and the models part at {first.site} ({first.port}), but no piece that could be run on the "
-            "source's values differs by itself: look at what is listed as not compared."
+            f"The outputs differ and the models part at {first.site} ({first.port}), but no piece that could be run on "
+            "the source's values differs by itself: look at what is listed as not compared."
         ),
     )

@@ -1,35 +1,39 @@
-"""Layouts by probing: which source element each element of an effective operand came from, and with what scale and shift.
+"""Layouts by probing: which source element each element of an effective operand came from, and with what scale and
+shift.
 
-Index arrays are pushed through whatever lies between the source checkpoint and the operand (the loader's conversion, the mapping,
-the model's own casts, reshapes and transposes), as a black box that is affine in each source element. Each push is reduced at once
-to vectors along the operand's two axes, so nothing of the operand's size is kept unless its axes are really mixed.
+Index arrays are pushed through whatever lies between the source checkpoint and the operand (the loader's conversion,
+the mapping, the model's own casts, reshapes and transposes), as a black box that is affine in each source element.
+Each push is reduced at once to vectors along the operand's two axes, so nothing of the operand's size is kept unless
+its axes are really mixed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint.spec import TensorSpec
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 Read = Callable[[str], Array]
 Push = Callable[[Read], Sequence[Array]]
 """Source tensors (by name, float64) to operands, each ``[features, contraction]``."""
 Role = Literal["constant", "feature", "contraction", "mixed"]
 
-# A decoded index is an integer up to float64 rounding of a scale and its inverse; 0.01 is far above that and far below one step.
+# A decoded index is an integer up to float64 rounding of a scale and its inverse; 0.01 is far above that and far
+# below one step.
 _INTEGER = 0.01
 _NOWHERE = -1
 
 
 @dataclass(frozen=True)
 class Along:
-    """One quantity over an operand: constant, or varying along one axis only (``values`` is then that vector), or mixed."""
+    """One quantity over an operand: constant, or varying along one axis only (``values`` is then that vector), or
+    mixed."""
 
     role: Role
     values: Array
@@ -48,7 +52,8 @@ class Layout:
 
     shape: tuple[int, int]
     coordinates: tuple[Along, ...]
-    """Ordinal of the source tensor, then the index along each of its axes; -1 where an element comes from no source (padding)."""
+    """Ordinal of the source tensor, then the index along each of its axes; -1 where an element comes from no source
+    (padding)."""
     scale: Along
     shift: Along
     opaque: str | None = None

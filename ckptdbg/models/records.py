@@ -2,26 +2,27 @@
 
 Everything crosses this border as NumPy arrays in one canonical form, whatever the model's own shapes are:
 
-* an **anchor** is one matrix: its effective operand is ``[features, contraction]`` (a table is ``[embedding, vocabulary]``);
+* an **anchor** is one matrix: its effective operand is ``[features, contraction]`` (a table is ``[embedding,
+  vocabulary]``);
 * its ``in`` is ``[rows, contraction]``, its ``out`` is ``[rows, features]``, before any bias;
-* a row is one token at one use: ``rows`` holds, for every row, the flat index ``batch * length + position`` of its token.
+* a row is one token at one use: ``rows`` holds, for every row, the flat index ``batch * length + position`` of its
+  token.
 
-A contraction that has batch axes in common with its operand (stacked experts), a grouped matmul and a scanned layer are split:
-one anchor per group, per iteration. ``iteration`` and ``group`` say which.
+A contraction that has batch axes in common with its operand (stacked experts), a grouped matmul and a scanned layer
+are split: one anchor per group, per iteration. ``iteration`` and ``group`` say which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint.spec import TensorSpec
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,8 @@ class Trace:
     records: tuple[Record, ...]
     """In the order of ``Graph.anchors``."""
     output: Array
-    """The selected model output, flattened to ``[rows, features]`` with rows in token order where it has (batch, length) axes."""
+    """The selected model output, flattened to ``[rows, features]`` with rows in token order where it has (batch,
+    length) axes."""
     output_shape: tuple[int, ...]
     blocks: tuple[Array, ...] = ()
     """``[rows, features]`` each, in the order of ``Graph.blocks``."""
@@ -197,7 +199,8 @@ class Side(Protocol):
     framework: Literal["torch", "jax"]
 
     def parameters(self) -> dict[str, TensorSpec]:
-        """Names (DESIGN.md, "Parameter names"), shapes and dtypes, without reading data. Tied parameters appear under each name."""
+        """Names (DESIGN.md, "Parameter names"), shapes and dtypes, without reading data. Tied parameters appear
+        under each name."""
         ...
 
     def read(self, name: str) -> Array:
@@ -209,8 +212,9 @@ class Side(Protocol):
         ...
 
     def operands(self, values: Mapping[str, Array]) -> Operands:
-        """Effective operands that ``values`` would give (names left out keep the model's own), computed in float64 with the
-        model's casts promoted. ``graph`` must have been called. No activation is computed, nothing is recompiled after the first call."""
+        """Effective operands that ``values`` would give (names left out keep the model's own), computed in float64
+        with the model's casts promoted. ``graph`` must have been called. No activation is computed, nothing is
+        recompiled after the first call."""
         ...
 
     def run(
@@ -226,10 +230,10 @@ class Side(Protocol):
         """One forward pass.
 
         ``values`` replaces parameters by name (their dtype is kept only under ``promoted``, else cast to the model's).
-        ``promoted`` computes everything in float64: parameters, constants, and every cast to a lower float inside the model.
-        ``jitter`` is a seed: every floating-point constant (tables, eps, scales; not parameters, not activations) is
-        multiplied by 1 plus or minus one ulp of its own dtype. ``plants`` is keyed by anchor index. ``choices`` pins the
-        indices of every choice, in order, each ``[rows, chosen]`` in this side's own row order.
+        ``promoted`` computes everything in float64: parameters, constants, and every cast to a lower float inside
+        the model. ``jitter`` is a seed: every floating-point constant (tables, eps, scales; not parameters, not
+        activations) is multiplied by 1 plus or minus one ulp of its own dtype. ``plants`` is keyed by anchor index.
+        ``choices`` pins the indices of every choice, in order, each ``[rows, chosen]`` in this side's own row order.
         A run without any of these computes exactly, bit for bit, what the model computes by itself.
         """
         ...
