@@ -107,5 +107,6 @@ def test_other_ways_to_choose():
     assert all(list(choose.rows) == list(range(14)) for choose in trace.choices)
     pins = [choose.indices for choose in trace.choices]
     np.testing.assert_array_equal(side.run(inputs, choices=pins).output, trace.output)
+    assert graph.choices[2].feeds == {2}
     first = trace.records[0].output + side.read("first.bias")
     np.testing.assert_array_equal(pins[0], np.argsort(-first)[:, :2])

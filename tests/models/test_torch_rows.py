@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch_families import BATCH, LENGTH, Encoder, inputs_of, make, randomise, relative
 
+from ckptdbg.models.records import Plant
 from ckptdbg.models.torch_side import TorchSide
 
 TOKENS = list(range(BATCH * LENGTH))
@@ -108,3 +109,16 @@ def test_one_batch_and_one_token():
     for shape in ((1, 5), (3, 1), (1, 1)):
         trace = side.run({"input_ids": np.random.default_rng(0).integers(3, 61, shape)})
         assert all(list(record.rows) == list(range(shape[0] * shape[1])) for record in trace.records)
+
+
+def test_planted_values_keep_their_tokens():
+    side, inputs = TorchSide(make("mixtral-eager")), inputs_of("mixtral")
+    trace = side.run(inputs)
+    pins = [choose.indices for choose in trace.choices]
+    plants = {
+        index: Plant(input=None if record.input is None else record.input + 1, output=record.output + 1)
+        for index, record in enumerate(trace.records)
+    }
+    moved = side.run(inputs, plants=plants, choices=pins)
+    for before, after in zip(trace.records, moved.records, strict=True):
+        np.testing.assert_array_equal(after.rows, before.rows)

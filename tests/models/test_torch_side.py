@@ -79,8 +79,8 @@ class Outputs(nn.Module):
 
 def test_the_output_is_chosen():
     inputs = {"x": np.random.default_rng(0).standard_normal((2, 5, 4)).astype(np.float32)}
-    default = TorchSide(Outputs())
-    scores = TorchSide(default._module, output="scores")
+    module = Outputs()
+    default, scores = TorchSide(module), TorchSide(module, output="scores")
     np.testing.assert_array_equal(scores.run(inputs).output, 3 * default.run(inputs).output)
     with pytest.raises(
         LoaderError, match=r"^Outputs: the model's output has no such tensor; found dict; expected logits"

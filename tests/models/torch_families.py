@@ -60,7 +60,9 @@ FAMILIES = {
         tf.GPT2Config(vocab_size=VOCAB, n_embd=24, n_layer=3, n_head=4, n_positions=50, bos_token_id=1, eos_token_id=2)
     ),
     "bert": lambda: tf.BertModel(
-        tf.BertConfig(vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4)
+        tf.BertConfig(
+            vocab_size=VOCAB, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4
+        )
     ),
     "t5": lambda: tf.T5ForConditionalGeneration(
         tf.T5Config(vocab_size=VOCAB, d_model=24, d_kv=10, d_ff=40, num_layers=2, num_heads=3, decoder_start_token_id=0)

@@ -47,7 +47,7 @@ class Execution(Walk):
         self._records: dict[int, Record] = {}
         self._choices: list[Choose] = []
         self._blocks: dict[tuple[str, int], Array] = {}
-        self._copies: dict[tuple[Place, int], tuple[Tensor, list[Array]]] = {}
+        self._copies: dict[tuple[Place, int], list[Array]] = {}
         self._nonfinite: str | None = None
 
     def contract(self, name: str, func: Any, args: Any, kwargs: Any, contraction: Contraction) -> tuple[Any, Tag]:
@@ -129,8 +129,8 @@ class Execution(Walk):
             return [None] * len(contraction.operand_layout.split(contraction.operand))
         key = (place(tensor), hash((layout, tensor._version)))
         if key not in self._copies:
-            self._copies[key] = (tensor, [to_numpy(part) for part in layout.split(tensor)])
-        return self._copies[key][1]
+            self._copies[key] = [to_numpy(part) for part in layout.split(tensor)]
+        return self._copies[key]
 
     def _check(self, anchor: Anchor, given: Any, out: Tensor) -> None:
         if self._nonfinite is None:

@@ -108,17 +108,24 @@ class Parameters:
             for owner, attribute, original in reversed(originals):
                 setattr(owner, attribute, original)
 
+    def check(self, values: Mapping[str, Array]) -> None:
+        """Raises LoaderError if ``values`` name a parameter that is not there."""
+        for name in values:
+            self.tensor(name)
+
+    def fresh(self, name: str, values: Mapping[str, Array]) -> Tensor:
+        """A new tensor with the value of ``name``, given or its own: floats in float64, strides as the model's."""
+        own, value = self.tensor(name), self.given(name, values)
+        dtype = torch.float64 if own.is_floating_point() else own.dtype
+        return torch.empty_like(own, dtype=dtype).copy_(own if value is None else value)
+
     def untied(self) -> Callable[[str], Tensor | None]:
         """For ``swapped``: every use of a tied tensor gets its own, so that it can be told which name was used."""
         return lambda name: None if name == self.group(name) else self.tensor(name).clone()
 
     def replacement(self, values: Mapping[str, Array], promoted: bool) -> Callable[[str], Tensor | None]:
         """For ``swapped``: ``values`` in the model's dtype, or everything in float64."""
-        unknown = sorted(set(values) - set(self._slots))
-        if unknown:
-            raise LoaderError(
-                "no such parameter in the model", where=unknown[0], hint="names are those of state_dict()"
-            )
+        self.check(values)
         made: dict[str, Tensor] = {}
 
         def replace(name: str) -> Tensor | None:

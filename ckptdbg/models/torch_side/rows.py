@@ -35,7 +35,9 @@ _SCATTERS_ROWS = words(
 )
 """Operators that write rows to computed places: the result's tokens are told by its sizes alone."""
 _KEEPS_LEADING = words("linear _grouped_mm convolution")
-_BY_VALUE = words("index index_select gather take_along_dim masked_select sort argsort topk nonzero repeat_interleave")
+_BY_VALUE = words(
+    "index index_select gather take_along_dim masked_select sort argsort argmax topk nonzero repeat_interleave"
+)
 """Operators that move rows as the values of an activation say."""
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -66,16 +65,12 @@ class TorchSide:
         """See ``records.Side``. Raises HarnessError before ``graph``, LoaderError for a wrong name or shape."""
         if self._current is None:
             raise HarnessError("operands are asked for before the graph is known", hint="call graph(inputs) first")
-        replacement = self._parameters.replacement(values, True)
-
-        def value_of(name: str) -> Tensor:
-            given, own = replacement(name), self._parameters.tensor(name)
-            fresh = torch.empty_like(own, dtype=None if given is None else given.dtype)  # keeps the strides
-            return fresh.copy_(own if given is None else given)
-
+        self._parameters.check(values)
         found = self._current
         wanted = [ref for ref, _, _ in found.anchor_operands]
-        replayed = found.tape.replay([*wanted, *found.meeting_operands], value_of)
+        replayed = found.tape.replay(
+            [*wanted, *found.meeting_operands], lambda name: self._parameters.fresh(name, values)
+        )
         anchors = [
             layout.split(tensor)[group]
             for (_, layout, group), tensor in zip(found.anchor_operands, replayed[: len(wanted)], strict=True)
