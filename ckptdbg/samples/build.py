@@ -18,7 +18,7 @@ from ckptdbg.models.loaders import load_model
 from ckptdbg.samples.checkpoints import write_checkpoint
 from ckptdbg.samples.fault import Planted, plan
 from ckptdbg.samples.faults import FAULTS
-from ckptdbg.samples.mapping_faults import split_layers
+from ckptdbg.samples.mapping_edits import split_layers
 from ckptdbg.samples.pairs import PAIRS, Pair, sample_configs
 from ckptdbg.samples.weight_faults import Weights
 
