@@ -232,3 +232,36 @@ def test_each_input_shape_is_walked_by_itself() -> None:
     assert side.run(longer).output_shape == (1, 11, 3)
     np.testing.assert_array_equal(side.run(longer).records[1].rows, np.arange(11))
     assert side.run(IDS).output_shape == (d.BATCH, d.LENGTH, 3)
+
+
+def test_nnx_layers_made_by_vmap_and_run_by_scan() -> None:
+    class Layer(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.norm = nnx.LayerNorm(4, rngs=rngs)
+            self.linear = nnx.Linear(4, 4, rngs=rngs)
+            self.dropout = nnx.Dropout(0.3, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return x + self.dropout(jnp.tanh(self.linear(self.norm(x))))
+
+    class Model(nnx.Module):
+        def __init__(self) -> None:
+            make = nnx.split_rngs(splits=3)(nnx.vmap(Layer, in_axes=(0,), out_axes=0))
+            self.embed, self.layers = nnx.Embed(d.VOCAB, 4, rngs=nnx.Rngs(1)), make(nnx.Rngs(0))
+
+        def __call__(self, input_ids: Any) -> Any:
+            run = nnx.scan(lambda x, layer: layer(x), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+            return self.embed.attend(run(self.embed(input_ids), self.layers))
+
+    side = JaxSide(Model())
+    parts = ("linear/bias", "linear/kernel", "norm/bias", "norm/scale")
+    assert set(side.parameters()) == {"embed/embedding", *(f"layers/{part}" for part in parts)}
+    graph = side.graph(IDS)
+    assert [(a.parameters[0], a.iteration) for a in graph.anchors] == [
+        ("embed/embedding", ()),
+        *(("layers/linear/kernel", (i,)) for i in range(3)),
+        ("embed/embedding", ()),
+    ]
+    assert [set(a.feeds) for a in graph.anchors] == [set(), {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
+    promoted, working = side.run(IDS, promoted=True).output, side.run(IDS).output
+    assert 0 < np.linalg.norm(working - promoted) / np.linalg.norm(promoted) < 1e-6

@@ -32,7 +32,7 @@ def side(apply: Callable[[Any, Any], Any], **params: Any) -> JaxSide:
 def check(model: JaxSide, tolerance: float = 1e-5) -> None:
     """The invariants of every model: exact, its own plants change nothing, promoted agrees, out = in @ operand.T."""
     trace, graph, operands = model.run(IDS), model.graph(IDS), model.operands({})
-    plain = jax.jit(lambda leaves, ids: model._model.call(leaves, {"input_ids": ids}))
+    plain = jax.jit(lambda leaves, ids: model._model.call(leaves, (), {"input_ids": ids}))
     expected = np.asarray(plain(list(model._model.leaves), jnp.asarray(IDS["input_ids"])))
     np.testing.assert_array_equal(trace.output.reshape(trace.output_shape), expected)
     plants = {i: Plant(input=r.input, output=r.output) for i, r in enumerate(trace.records)}

@@ -6,7 +6,7 @@ the root and the bodies of ``scan``, ``cond`` and ``while`` alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,17 +72,23 @@ class Block:
                 yield from body.every_op()
 
 
-def build(closed: core.ClosedJaxpr, leaves: list[Any]) -> Block:
-    """Inline ``closed``, whose first inputs are ``leaves``; constants that *are* one of them become that input."""
-    return _Builder(closed, leaves).root
+def build(closed: core.ClosedJaxpr, leaves: Sequence[Any], constants: Sequence[Any] = ()) -> Block:
+    """Inline ``closed``, whose first inputs are ``leaves`` and the next ``constants``.
+
+    What it closes over and *is* one of the leaves becomes that input; the constants are no inputs of the result.
+    """
+    return _Builder(closed, leaves, constants).root
 
 
 class _Builder:
-    def __init__(self, closed: core.ClosedJaxpr, leaves: list[Any]) -> None:
+    def __init__(self, closed: core.ClosedJaxpr, leaves: Sequence[Any], constants: Sequence[Any]) -> None:
         self.count = 0
-        ins = tuple(Var(v.aval) for v in closed.jaxpr.invars)
+        first, last = len(leaves), len(leaves) + len(constants)
+        atoms: list[Atom] = [Var(v.aval) for v in closed.jaxpr.invars]
+        atoms[first:last] = [Const(c, a.aval, self.key()) for c, a in zip(constants, atoms[first:last], strict=True)]
+        ins = tuple(atom for atom in atoms if isinstance(atom, Var))
         self.known = {id(leaf): var for leaf, var in zip(leaves, ins, strict=False)}
-        self.root = self.block(closed, ins)
+        self.root = self.block(closed, ins, atoms)
 
     def key(self) -> int:
         self.count += 1
@@ -91,14 +97,16 @@ class _Builder:
     def const(self, value: Any, aval: Any) -> Atom:
         return self.known.get(id(value)) or Const(value, aval, self.key())
 
-    def block(self, jaxpr: Any, ins: tuple[Var, ...] | None = None) -> Block:
-        if ins is None:
-            ins = tuple(Var(v.aval) for v in compat.opened(jaxpr)[0].invars)
+    def body(self, jaxpr: Any) -> Block:
+        ins = tuple(Var(v.aval) for v in compat.opened(jaxpr)[0].invars)
+        return self.block(jaxpr, ins, ins)
+
+    def block(self, jaxpr: Any, ins: tuple[Var, ...], args: Sequence[Atom]) -> Block:
         ops: list[Op] = []
-        outs = self.inline(jaxpr, ins, ops)
+        outs = self.inline(jaxpr, args, ops)
         return Block(ins, _live(ops, outs), outs)
 
-    def inline(self, jaxpr: Any, args: tuple[Atom, ...], ops: list[Op]) -> tuple[Atom, ...]:
+    def inline(self, jaxpr: Any, args: Sequence[Atom], ops: list[Op]) -> tuple[Atom, ...]:
         """Append the equations of ``jaxpr`` applied to ``args``; return what it returns."""
         jaxpr, consts = compat.opened(jaxpr)
         env: dict[Any, Atom] = dict(zip(jaxpr.invars, args, strict=True))
@@ -121,11 +129,11 @@ class _Builder:
     def bodies(self, eqn: Any) -> tuple[Block, ...]:
         match eqn.primitive.name:
             case "scan":
-                return (self.block(eqn.params["jaxpr"]),)
+                return (self.body(eqn.params["jaxpr"]),)
             case "while":
-                return self.block(eqn.params["cond_jaxpr"]), self.block(eqn.params["body_jaxpr"])
+                return self.body(eqn.params["cond_jaxpr"]), self.body(eqn.params["body_jaxpr"])
             case "cond":
-                return tuple(self.block(branch) for branch in eqn.params["branches"])
+                return tuple(self.body(branch) for branch in eqn.params["branches"])
         return ()
 
 

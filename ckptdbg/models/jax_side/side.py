@@ -144,13 +144,13 @@ class JaxSide:
         taken = self._model.accepts(inputs)
         given = {name: jnp.asarray(inputs[name]) for name in sorted(set(taken.values()))}
 
-        def forward(leaves: list[Any], arrays: dict[str, Any]) -> Any:
-            output = self._model.call(leaves, {own: arrays[name] for own, name in taken.items()})
+        def forward(leaves: Sequence[Any], constants: Sequence[Any], arrays: dict[str, Any]) -> Any:
+            output = self._model.call(leaves, constants, {own: arrays[name] for own, name in taken.items()})
             return select(output, self._output)
 
         try:
             with jax.default_matmul_precision("highest"):
-                closed = jax.make_jaxpr(forward)(list(self._model.leaves), given)
+                closed = jax.make_jaxpr(forward)(self._model.leaves, self._model.constants, given)
         except CkptdbgError:
             raise
         except Exception as error:
@@ -159,7 +159,7 @@ class JaxSide:
                 found=", ".join(f"{name} {array.shape}" for name, array in given.items()),
                 hint="see `inputs` in the config for renaming them",
             ) from error
-        root = program.build(closed, list(self._model.leaves))
+        root = program.build(closed, self._model.leaves, self._model.constants)
         root, used = border.without_unused_inputs(root, len(self._place), list(given))
         taint = Taint(root, len(self._place))
         walk = Walk(root, self._model.names, taint)

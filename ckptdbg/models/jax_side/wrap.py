@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,15 @@ from ckptdbg.models.jax_model import JaxModel
 
 @dataclass(frozen=True)
 class Wrapped:
-    """``call(leaves, inputs)`` with ``leaves`` in the order of ``names``."""
+    """``call(leaves, constants, inputs)`` with ``leaves`` in the order of ``names``."""
 
     names: tuple[str, ...]
     leaves: tuple[Any, ...]
-    call: Callable[[list[Any], dict[str, Any]], Any]
+    call: Callable[[Sequence[Any], Sequence[Any], dict[str, Any]], Any]
     accepts: Callable[[Mapping[str, Any]], dict[str, str]]
     """Which inputs the call takes: its own name for each -> the name of the input."""
+    constants: tuple[Any, ...] = ()
+    """What is neither parameter nor input, yet has to enter the trace as an argument."""
 
 
 def wrap(model: Any, renamed: Mapping[str, str]) -> Wrapped:
@@ -65,7 +67,7 @@ def _plain(model: JaxModel, renamed: Mapping[str, str]) -> Wrapped:
     return Wrapped(
         _unique(names),
         tuple(leaf for _, leaf in paths),
-        lambda leaves, inputs: model.apply(jax.tree.unflatten(tree, leaves), inputs),
+        lambda leaves, _, inputs: model.apply(jax.tree.unflatten(tree, leaves), inputs),
         accepts,
     )
 
@@ -76,7 +78,7 @@ def _linen(module: Any, variables: Any, renamed: Mapping[str, str]) -> Wrapped:
     return Wrapped(
         _unique(names),
         tuple(leaf for _, leaf in paths),
-        lambda leaves, inputs: module.apply(jax.tree.unflatten(tree, leaves), **inputs),
+        lambda leaves, _, inputs: module.apply(jax.tree.unflatten(tree, leaves), **inputs),
         _by_signature(module, renamed),
     )
 
@@ -84,17 +86,19 @@ def _linen(module: Any, variables: Any, renamed: Mapping[str, str]) -> Wrapped:
 def _nnx(module: Any, renamed: Mapping[str, str]) -> Wrapped:
     from flax import nnx
 
-    # What a call counts or caches is no parameter: it enters the trace as a constant.
+    # What a call counts or caches is no parameter. It must be traced all the same: transforms refuse to mix levels.
     graph, passing, state = nnx.split(module, (nnx.RngState, nnx.Cache, nnx.Intermediate), ...)
     paths, tree = tree_flatten_with_path(state)
+    constants, rest = jax.tree.flatten(passing)
 
-    def call(leaves: list[Any], inputs: dict[str, Any]) -> Any:
-        copy = nnx.merge(graph, passing, jax.tree.unflatten(tree, leaves))
+    def call(leaves: Sequence[Any], constants: Sequence[Any], inputs: dict[str, Any]) -> Any:
+        copy = nnx.merge(graph, jax.tree.unflatten(rest, constants), jax.tree.unflatten(tree, leaves))
         copy.eval()
         return copy(**inputs)
 
     names = [_name(path) for path, _ in paths]
-    return Wrapped(_unique(names), tuple(leaf for _, leaf in paths), call, _by_signature(module, renamed))
+    leaves = tuple(leaf for _, leaf in paths)
+    return Wrapped(_unique(names), leaves, call, _by_signature(module, renamed), tuple(constants))
 
 
 def _by_signature(module: Any, renamed: Mapping[str, str]) -> Callable[[Mapping[str, Any]], dict[str, str]]:
