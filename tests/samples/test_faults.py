@@ -21,7 +21,7 @@ from .conftest import read_config, relative, run_target
 # Healthy builds give the same output bit for bit; the smallest change, one element of one tensor, is far above this.
 NOTICEABLE = 1e-5
 ONCE = [(fault.pairs[0], fault.name) for fault in FAULTS.values()]
-# The first and the last place of each; `test_every_place_has_what_the_fault_needs` looks at the others without building.
+# The first and last place of each; `test_every_place_has_what_the_fault_needs` looks at the others without building.
 ENDS = [(pair, fault.name) for fault in FAULTS.values() for pair in dict.fromkeys([fault.pairs[0], fault.pairs[-1]])]
 
 
