@@ -118,7 +118,7 @@ def _stack(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> l
 
 def _join(axis: int, shapes: Sequence[Shape], shadows: Sequence[Shadows]) -> list[Shadow]:
     flat = [s for many in shadows for s in many]
-    identical = len({tuple(id(s) for s in many) for many in shadows}) == 1
+    identical = all(_same(many, shadows[0]) for many in shadows)
     features = not any(varies(s, axis) for s in flat)
     # Features side by side are of one token; what is stacked along a new axis need not be.
     if features and (identical or any(shape[axis] != 1 for shape in shapes)):
@@ -129,6 +129,18 @@ def _join(axis: int, shapes: Sequence[Shape], shadows: Sequence[Shadows]) -> lis
         shadow = many[0] if many else jnp.full((1,) * len(shape), -1, jnp.int32)
         parts.append(widen(shadow, shape, full))
     return [jnp.concatenate(parts, axis)]
+
+
+def _same(some: Shadows, others: Shadows) -> bool:
+    """Whether the shadows are known to be equal: the same arrays, or concrete ones of the same values."""
+    return len(some) == len(others) and all(
+        a is b or (_concrete(a) and _concrete(b) and a.shape == b.shape and bool((np.asarray(a) == np.asarray(b)).all()))
+        for a, b in zip(some, others, strict=True)
+    )
+
+
+def _concrete(shadow: Shadow) -> bool:
+    return not isinstance(shadow, jax.core.Tracer)
 
 
 RULES: dict[str, Callable[..., list[list[Shadow]]]] = {

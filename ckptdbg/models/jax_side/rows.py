@@ -26,7 +26,8 @@ def token_ids(shape: Shape, tokens: Shape) -> Shadows:
     if shape[: len(tokens)] != tokens:
         return ()
     ids = np.arange(np.prod(tokens), dtype=np.int32).reshape(tokens + (1,) * (len(shape) - len(tokens)))
-    return (jnp.asarray(ids),)
+    with jax.ensure_compile_time_eval():
+        return (jnp.asarray(ids),)
 
 
 def best(shadows: Shadows, dead: Sequence[int]) -> Shadow | None:
@@ -43,7 +44,9 @@ def propagate(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -
     name = "scatter" if name.startswith("scatter") else name
     rule = _RULES.get(name)
     if rule is not None:
-        return [distinct(found) for found in rule(op, values, shadows)]
+        # Shadows that no value moves stay concrete, so that equal ones are seen to be equal while tracing.
+        with jax.ensure_compile_time_eval():
+            return [distinct(found) for found in rule(op, values, shadows)]
     return [_elementwise(tuple(var.aval.shape), shadows) for var in op.outs]
 
 
