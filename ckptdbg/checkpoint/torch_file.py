@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ckptdbg.checkpoint.base import Array, Checkpoint
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -29,12 +27,10 @@ class TorchCheckpoint(Checkpoint):
     def _read(self, name: str) -> Array:
         import torch
 
-        tensor = self._tensors[name].detach().contiguous()
+        tensor = self._tensors[name].detach()
         dtype = as_dtype(self.specs[name].dtype)
         if dtype.isbuiltin == 1:
             return tensor.resolve_conj().resolve_neg().numpy()
-        if not tensor.numel():  # nothing to see in other bytes
-            return np.empty(tuple(tensor.shape), dtype)
         # NumPy knows bfloat16 and float8 through ml_dtypes only: the same bytes under another name
         return tensor.flatten().view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
 

@@ -74,10 +74,10 @@ class BoundEntry:
         return tuple(results)
 
     def known(self) -> tuple[Array, ...]:
-        """One bool array per target: False where an element comes from no source (padding)."""
+        """One bool array per target: False where an element comes from no source (padded with 0)."""
         ones = [np.ones(spec.shape, np.int8) for spec in self.source_specs]
-        places = [op.filled_with(0) for op in self.ops if not op.elementwise]
-        return tuple(array != 0 for array in self._run(ones, [op.apply for op in places]))
+        places = [op.apply for op in self.ops if not op.elementwise]
+        return tuple(array != 0 for array in self._run(ones, places))
 
     def steps(self) -> Trace:
         """Each step as text, stacking included, with the shapes after it; ``MappingError`` where one does not fit."""

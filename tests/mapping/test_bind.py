@@ -285,6 +285,24 @@ ERRORS = {
             "  a.0 (2,)",
         ],
     ),
+    "two stacks on one axis": (
+        ["name: q\nsource: a.{i}.{e}\ntarget: b\nstack: [{over: i, axis: 0}, {over: e, axis: -3}]"],
+        named((2,), "a.0.0"),
+        named((1, 1, 2), "b"),
+        [
+            "m.yaml:3: entry q: stack: {over: e, axis: -3} has no axis -3 of its own: the result has 3 axes",
+            "  a.0.0 (2,)",
+        ],
+    ),
+    "two stacks on one axis of the source": (
+        ["name: q\nsource: a\ntarget: b.{i}.{e}\nstack: [{over: i, axis: 0}, {over: e, axis: -2}]"],
+        named((1, 2), "a"),
+        named((2,), "b.0.0"),
+        [
+            "m.yaml:3: entry q: unstack: {over: e, axis: -2} shares its axis with another: the tensor has shape (1, 2)",
+            "  a (1, 2)",
+        ],
+    ),
     "a stacked source of another length": (
         ["name: q\nsource: a\ntarget: b.{i}\nstack: [{over: i, axis: 0}]"],
         named((3, 2), "a"),

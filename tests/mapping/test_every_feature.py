@@ -215,9 +215,17 @@ def test_editing_ops_changes_only_their_lines():
         "      - transpose",
         "      - add: 1",
     ]
-    in_braces = Mapping.loads("version: 1\nentries:\n- {source: a, target: b}  # c\n").with_ops("b", [{"add": 1}])
-    assert (in_braces.ops("b"), "# c" in in_braces.text) == ([{"add": 1}], True)
     with pytest.raises(
         MappingError, match=r"every_feature.yaml: no entry attention.qery; did you mean attention.query"
     ):
         mapping.with_ops("attention.qery", [])
+
+
+def test_an_entry_in_braces_can_be_edited_too():
+    name = "long " * 30 + "e"
+    line = f"- {{source: 'a', target: b, name: {name}}}  # c\n"
+    edited = Mapping.loads(f"version: 1\nentries:\n{line}").with_ops(name, [{"add": 1}])
+    assert "source: 'a', target: b" in edited.text
+    assert name in edited.text
+    assert edited.text.count("# c") == 1
+    assert edited.ops(name) == [{"add": 1}]

@@ -75,10 +75,6 @@ class Op:
         """The ops that undo this one, given the shapes before it; ``OpError`` where there are none."""
         raise NotImplementedError
 
-    def filled_with(self, value: float) -> Op:
-        """The same op where it would add other elements of its own."""
-        return self
-
     def dropped(self, shapes: Sequence[Shape]) -> str:
         """What cannot be had back after this op, in words; empty where nothing is lost."""
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -164,9 +163,6 @@ class Pad(Each):
 
     def one(self, array: Array) -> Array:
         return np.pad(array, self._widths(array.shape), constant_values=self.value)
-
-    def filled_with(self, value: float) -> Op:
-        return dataclasses.replace(self, value=value)
 
     def shape(self, shape: Shape) -> Shape:
         return tuple(a + size + b for size, (a, b) in zip(shape, self._widths(shape), strict=True))
