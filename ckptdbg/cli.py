@@ -14,14 +14,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
 
 import typer
 
 from ckptdbg.errors import CkptdbgError
 
 if TYPE_CHECKING:
-    from ckptdbg.result import Logits, Result
+    from ckptdbg.result import Result
     from ckptdbg.samples.fault import Planted
     from ckptdbg.session import Session
 
@@ -120,17 +120,38 @@ def compare(
     html: Html = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the findings as Markdown.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one line per compared site.")] = None,
+    source_trace: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Take the source from what `capture` wrote; it is not run here."),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
 ) -> int:
     """Compare source and target layer by layer and name the mapping entry at fault."""
     with _progress() as progress:
-        session, result = _compare(config, progress)
+        session, result = _compare(config, progress, source_trace)
     _show(result)
     _write(session, result, json=json, html=html)
     for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
         if path is not None:
             _say(f"wrote {write(path)}")
     return exit_status(result, strict=strict)
+
+
+@app.command()
+@guarded
+def capture(
+    config: Config,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="TRACE", help="The folder to write.")],
+    side: Annotated[Literal["source"], typer.Option(help="The model to run: the trusted one.")] = "source",
+) -> None:
+    """Run the source here and keep what a comparison needs of it, to be compared elsewhere."""
+    from ckptdbg.session import open_session
+
+    with _progress() as progress:
+        session = open_session(config)
+        session.progress = progress
+        written = session.capture(out)
+    _say(f"wrote {written}: compare with `ckptdbg compare CONFIG --source-trace {written}`")
 
 
 @app.command()
@@ -171,6 +192,7 @@ def logits(
     import numpy as np
 
     from ckptdbg.compare.logits import compare_greedy, compare_logits, decoder, tips
+    from ckptdbg.report.terminal import logits_lines
     from ckptdbg.session import open_session
 
     with _progress() as progress:
@@ -187,28 +209,14 @@ def logits(
             # Ids as words: loops show in them, whatever the tokenizer.
             said = [[" ".join(map(str, row)) for row in rows] for rows in (decoded.source, decoded.target)]
             figures.tips = tips(said[0], said[1])
-    _say_logits(figures)
+    for line in logits_lines(figures):
+        _say(line)
 
 
-def _say_logits(figures: Logits) -> None:
-    from ckptdbg.report.names import number
-
-    for name, value in figures.model_dump(exclude={"greedy", "tips"}).items():
-        _say(f"{name:16} {number(value, 6)}")
-    if figures.greedy is not None:
-        agree = f"differs from new token {figures.greedy.first_difference}"
-        _say(f"greedy           {'agrees' if figures.greedy.agree else agree}")
-        for name, rows in (("source", figures.greedy.source), ("target", figures.greedy.target)):
-            for row in rows:
-                _say(f"  {name}  {' '.join(map(str, row))}")
-    for tip in figures.tips:
-        _say(f"tip: {tip}")
-
-
-def _compare(config: Path, progress: Callable[[str], None]) -> tuple[Session, Result]:
+def _compare(config: Path, progress: Callable[[str], None], source_trace: Path | None = None) -> tuple[Session, Result]:
     from ckptdbg.session import open_session
 
-    session = open_session(config)
+    session = open_session(config, source_trace=source_trace)
     return session, session.compare(progress=progress)
 
 

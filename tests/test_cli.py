@@ -72,7 +72,7 @@ def session(monkeypatch):
                     raise outcome
                 return outcome
 
-        monkeypatch.setattr(ckptdbg.session, "open_session", lambda config: Fake())
+        monkeypatch.setattr(ckptdbg.session, "open_session", lambda config, source_trace=None: Fake())
 
     return arrange
 
@@ -249,6 +249,15 @@ def test_the_demo_finds_what_it_plants(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "<img" in page
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "divergent"
+    trace = tmp_path / "trace"
+    assert run("capture", tmp_path / "config.yaml", "-o", trace).exit_code == 0
+    again = run("compare", tmp_path / "config.yaml", "--source-trace", trace, "--json", tmp_path / "again.json")
+    assert again.exit_code == 1
+    names = [
+        [entry.name for finding in Result.from_json(tmp_path / file).findings for entry in finding.entries]
+        for file in ("report.json", "again.json")
+    ]
+    assert names[0] == names[1]
     logits = run("logits", tmp_path / "config.yaml", "--greedy", "3")
     assert logits.exit_code == 0, logits.stderr
     assert "kl_mean_nats" in logits.stdout

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -34,9 +36,11 @@ def _scalar(value: Any) -> str:
 
 
 def place(file: str | None, line: int | None) -> str:
-    """``file:line``, or what is known of it."""
+    """``file:line``, or what is known of it; a file below the working directory is named from there."""
     if file is None:
         return ""
+    with suppress(ValueError):
+        file = str(Path(file).relative_to(Path.cwd()))
     return visible(file if line is None else f"{file}:{line}")
 
 

@@ -89,9 +89,12 @@ def course(result: Result) -> Picture:
     orders = np.arange(len(sites))
     free = np.array([_number(site.ratio) for site in sites])
     alone = np.array([_number(site.isolated.ratio if site.isolated else None) for site in sites])
-    for limit, name in ((result.noise.suspect, "suspect"), (result.noise.divergent, "divergent")):
+    for limit, name, side in (
+        (result.noise.suspect, "suspect", "top"),
+        (result.noise.divergent, "divergent", "bottom"),
+    ):
         ax.axhline(limit, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), alpha=0.7)
-        ax.annotate(name, (1.002, limit), xycoords=("axes fraction", "data"), color=INK, fontsize=8, va="center")
+        ax.annotate(name, (1.002, limit), xycoords=("axes fraction", "data"), color=INK, fontsize=8, va=side)
     ax.plot(orders, free, color="#4f8a8b", linewidth=1.6, label="free running")
     ax.plot(orders, alone, "o", color="#d1603d", markersize=4, label="each piece alone")
     ax.set_yscale("log")

@@ -52,6 +52,17 @@ def show(result: Result, console: Console) -> None:
         console.print(Text(f"not compared: {names}{more}"), soft_wrap=True)
 
 
+def logits_lines(figures: Logits) -> list[str]:
+    """Every figure on a line of its own, then what greedy decoding gave, as ids."""
+    lines = [f"{name:16} {number(v, 6)}" for name, v in figures.model_dump(exclude={"greedy", "tips"}).items()]
+    if figures.greedy is not None:
+        agree = "agrees" if figures.greedy.agree else f"differs from new token {figures.greedy.first_difference}"
+        lines.append(f"{'greedy':16} {agree}")
+        for name, rows in (("source", figures.greedy.source), ("target", figures.greedy.target)):
+            lines += [f"  {name}  {' '.join(map(str, row))}" for row in rows]
+    return [*lines, *(f"tip: {tip}" for tip in figures.tips)]
+
+
 def _finding(index: int, finding: Finding) -> list[tuple[str, str]]:
     lines = [
         (f"{index}. {title(finding)}   ratio {number(finding.ratio)}", "bold"),

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
@@ -303,6 +304,8 @@ def test_numbers_and_places_in_words():
     assert [number(x) for x in (None, 0.0, 2.0, 1234567.0, 1e-9)] == ["–", "0", "2", "1.23e+06", "1e-09"]
     assert [number(float(x)) for x in ("nan", "inf")] == ["nan", "inf"]
     assert [place(None, 3), place("a", None), place("a", 3)] == ["", "a", "a:3"]
+    assert place(str(Path.cwd() / "maps" / "a.yaml"), 3) == "maps/a.yaml:3"
+    assert place(str(Path.cwd().parent / "a.yaml"), 3) == f"{Path.cwd().parent / 'a.yaml'}:3"
     assert [count(1, "entry"), count(2, "entry"), count(0, "layer")] == ["1 entry", "2 entries", "0 layers"]
     assert visible("a\tb\u2028c") == "a\\tb\\u2028c"
     assert op({"rearrange": "a b -> b a", "h": "heads", "two": 2}) == 'rearrange: "a b -> b a", h: heads, two: 2'
