@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ckptdbg.api import assert_equivalent as assert_equivalent
+    from ckptdbg.api import capture as capture
+    from ckptdbg.api import compare as compare
     from ckptdbg.errors import CkptdbgError as CkptdbgError
     from ckptdbg.mapping import Mapping as Mapping
     from ckptdbg.models.jax_model import JaxModel as JaxModel
     from ckptdbg.result import Result as Result
-    from ckptdbg.session import assert_equivalent as assert_equivalent
-    from ckptdbg.session import capture as capture
-    from ckptdbg.session import compare as compare
     from ckptdbg.session import open_session as open
 
 _WHERE = {
@@ -23,9 +23,9 @@ _WHERE = {
     "JaxModel": ("ckptdbg.models.jax_model", "JaxModel"),
     "Mapping": ("ckptdbg.mapping", "Mapping"),
     "Result": ("ckptdbg.result", "Result"),
-    "assert_equivalent": ("ckptdbg.session", "assert_equivalent"),
-    "capture": ("ckptdbg.session", "capture"),
-    "compare": ("ckptdbg.session", "compare"),
+    "assert_equivalent": ("ckptdbg.api", "assert_equivalent"),
+    "capture": ("ckptdbg.api", "capture"),
+    "compare": ("ckptdbg.api", "compare"),
     "open": ("ckptdbg.session", "open_session"),
 }
 

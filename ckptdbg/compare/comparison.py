@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ckptdbg.compare.blocks import BlockMeasure, measure_blocks
 from ckptdbg.compare.carry import plants
 from ckptdbg.compare.features import Pairing, pair
 from ckptdbg.compare.noise import SUSPECT
@@ -46,6 +47,9 @@ class Comparison:
     """Runs the target again, in working precision, with other plants."""
     sites: list[SiteMeasure]
     output: OutputMeasure
+    blocks: list[BlockMeasure]
+    blocks_left: list[tuple[str, str]]
+    """Blocks of the target that were not compared, and why."""
 
 
 def compare_sides(
@@ -79,12 +83,15 @@ def compare_sides(
         gauges = {t: g for t, g in moved.items() if _healthy_input(tried[2], t)}
         if gauges:
             put, isolated, sites = tried if gauges == moved else isolate(gauges)
+    blocks, left = measure_blocks(source.view, target, pairing, source.runs, free)
     output = measure_output(target.graph, pairing, source.runs, free, isolated)
 
     def replay(changed: dict[int, Plant]) -> Trace:
         return side.run(inputs, choices=routing.pins, plants=changed)
 
-    return Comparison(source, target, pairing, routing, gauges, free, isolated, put, replay, sites, output)
+    return Comparison(
+        source, target, pairing, routing, gauges, free, isolated, put, replay, sites, output, blocks, left
+    )
 
 
 def _moved_scales(pairing: Pairing, sites: Sequence[SiteMeasure]) -> dict[int, float]:

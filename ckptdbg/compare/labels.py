@@ -49,8 +49,9 @@ def label(
 
 
 def _layers(entry: BoundEntry, made_from: list[str]) -> list[str | None]:
-    inside = [layer for name, layer in zip(entry.sources, entry.source_layers, strict=True) if name in made_from]
-    return [x for x in inside if x is not None] or [entry.layer]
+    if entry.layer is not None:
+        return [entry.layer]
+    return [layer for name, layer in zip(entry.sources, entry.source_layers, strict=True) if name in made_from]
 
 
 def _slice(own: Layout, spec: TensorSpec) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.compare.blocks import BlockMeasure
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.logits import compare_logits
 from ckptdbg.compare.sites import Judged, SiteMeasure
@@ -35,49 +36,86 @@ def stats(values: Array) -> Stats:
 
 
 def sites(comparison: Comparison) -> list[Site]:
-    """All compared sites in order, the output last."""
-    rows = [_site(comparison, order, site) for order, site in enumerate(comparison.sites)]
-    output = comparison.output
-    graph = comparison.target.graph
-    maker = [comparison.target.labels[t] for t in graph.output_feeds]
-    rows.append(
-        Site(
-            site="output",
-            entry=maker[0].entry.name if len(maker) == 1 and maker[0].entry else None,
-            layer=None,
-            port="output",
-            scope="",
-            order=len(rows),
-            shape=list(output.target.shape),
-            source=stats(output.source),
-            target=stats(output.target),
-            error=output.free.working.error,
-            noise=output.free.working.noise,
-            ratio=output.free.working.ratio,
-            isolated=_isolated(output.isolated),
-        )
-    )
-    return rows
+    """All compared sites in order, a block after its last anchor, the output last."""
+    placed: list[tuple[tuple[int, int], Site]] = []
+    for site in comparison.sites:
+        placed.append(((site.anchor, 0), _anchor_site(comparison, site)))
+    for i, block in enumerate(comparison.blocks):
+        placed.append(((block.after, 1 + i), _block_site(comparison, block)))
+    rows = [site for _, site in sorted(placed, key=lambda item: item[0])]
+    rows.append(_output_site(comparison))
+    return [row.model_copy(update={"order": order}) for order, row in enumerate(rows)]
 
 
-def _site(comparison: Comparison, order: int, site: SiteMeasure) -> Site:
+def _anchor_site(comparison: Comparison, site: SiteMeasure) -> Site:
     label, anchor = comparison.target.labels[site.anchor], comparison.target.graph.anchors[site.anchor]
     paired = ~np.isnan(np.asarray(site.source, np.float64)) if site.compared < 1 else np.ones(site.shape, bool)
-    return Site(
-        site=label.site,
+    return _row(
+        label.site,
+        site.port,
+        (site.source[paired], site.target[paired]),
+        site.free,
+        shape=list(site.shape),
         entry=label.entry.name if label.entry else None,
         layer=label.layer,
-        port=site.port,
         scope=str(anchor.where),
-        order=order,
-        shape=list(site.shape),
-        source=stats(site.source[paired]),
-        target=stats(site.target[paired]),
-        error=site.free.working.error,
-        noise=site.free.working.noise,
-        ratio=site.free.working.ratio,
         isolated=_isolated(site.isolated),
-        nonfinite="NaN or infinite values on one side only" if site.free.nonfinite else None,
+    )
+
+
+def _block_site(comparison: Comparison, block: BlockMeasure) -> Site:
+    return _row(
+        block.name,
+        "block",
+        (block.source, block.target),
+        block.free,
+        shape=list(block.target.shape),
+        layer=comparison.target.labels[block.after].layer,
+        scope=block.name,
+    )
+
+
+def _output_site(comparison: Comparison) -> Site:
+    output = comparison.output
+    makers = [comparison.target.labels[t].entry for t in comparison.target.graph.output_feeds]
+    return _row(
+        "output",
+        "output",
+        (output.source, output.target),
+        output.free,
+        shape=list(output.target.shape),
+        entry=makers[0].name if len(makers) == 1 and makers[0] is not None else None,
+        isolated=_isolated(output.isolated),
+    )
+
+
+def _row(
+    name: str,
+    port: Literal["in", "out", "block", "output"],
+    values: tuple[Array, Array],
+    judged: Judged,
+    *,
+    shape: list[int],
+    entry: str | None = None,
+    layer: str | None = None,
+    scope: str = "",
+    isolated: Isolated | None = None,
+) -> Site:
+    return Site(
+        site=name,
+        entry=entry,
+        layer=layer,
+        port=port,
+        scope=scope,
+        order=0,
+        shape=shape,
+        source=stats(values[0]),
+        target=stats(values[1]),
+        error=judged.working.error,
+        noise=judged.working.noise,
+        ratio=judged.working.ratio,
+        isolated=isolated,
+        nonfinite="NaN or infinite values on one side only" if judged.nonfinite else None,
     )
 
 
@@ -108,6 +146,8 @@ def not_compared(comparison: Comparison, mapping: BoundMapping, omitted: dict[st
             rows.append(NotCompared(name=name, side=side, reason="met no activation in this forward pass"))
         for name in omitted.get(side, ()):
             rows.append(NotCompared(name=name, side=side, reason="the model does not accept this input"))
+    for name, reason in comparison.blocks_left:
+        rows.append(NotCompared(name=name, side="target", reason=reason))
     if comparison.routing.reason:
         rows.append(NotCompared(name="routing", side="target", reason=comparison.routing.reason))
     return list({(r.name, r.side, r.reason): r for r in rows}.values())
@@ -115,9 +155,11 @@ def not_compared(comparison: Comparison, mapping: BoundMapping, omitted: dict[st
 
 def _why(comparison: Comparison, t: int) -> str:
     target = comparison.target
-    layout = target.anchors[t]
-    if not comparison.free.working.records[t].output.size:
+    layout, record = target.anchors[t], comparison.free.working.records[t]
+    if not record.output.size:
         return "no token reached it with this probe"
+    if (np.asarray(record.rows) < 0).all():
+        return "its rows could not be told to belong to tokens"
     if layout.opaque is not None:
         return layout.opaque
     if layout.mixed:
