@@ -10,7 +10,7 @@ from ckptdbg.diagnose.positions import exact_first_token, narrowed
 from ckptdbg.diagnose.precision import precision_findings
 from ckptdbg.diagnose.regions import OUTPUT, Place, find_places
 from ckptdbg.diagnose.static import Evidence, static_reason
-from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, site_name
+from ckptdbg.diagnose.suspects import entries_of, in_order, layers_of, place_labels, references, site_name
 from ckptdbg.diagnose.tensors import TensorDifference
 from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.result import Finding
@@ -27,8 +27,24 @@ def find(comparison: Comparison, evidence: Evidence, mapping: BoundMapping) -> l
     for place in places:
         if place not in explained:
             groups[_template(comparison, place)].append(place)
-    findings += [_place_finding(comparison, evidence, group) for group in groups.values()]
+    findings += _merged([_place_finding(comparison, evidence, group) for group in groups.values()])
     return findings + precision_findings(comparison)
+
+
+def _merged(findings: list[Finding]) -> list[Finding]:
+    """A fault of layout that shows at several places (an exchanged layer: where it lies and where it should) is one."""
+    kept: dict[tuple, Finding] = {}
+    for finding in findings:
+        same = finding.kind == "layout" and tuple(e.name for e in finding.entries)
+        key = (same,) if same else (len(kept), "alone")
+        first = kept.get(key)
+        if first is None:
+            kept[key] = finding
+        else:
+            layers = in_order({*first.layers, *finding.layers})
+            also = f"also at {finding.site}: {finding.explanation}"
+            kept[key] = first.model_copy(update={"layers": layers, "evidence": [*first.evidence, also]})
+    return list(kept.values())
 
 
 def _suspected_tensors(comparison: Comparison, place: Place) -> set[str]:

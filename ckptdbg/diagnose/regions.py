@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.sites import SiteMeasure
+from ckptdbg.models.records import Plant
 
 OUTPUT = -1
 """Stands for the model's output where a consumer's anchor index is asked for."""
@@ -36,13 +37,28 @@ def find_places(comparison: Comparison) -> list[Place]:
     regions = _regions(comparison, [s for s in sites if s.port == "in"])
     if comparison.output.isolated.divergent:
         graph = comparison.target.graph
-        ratio = comparison.output.isolated.working.ratio
-        regions.append(Place("output", (OUTPUT,), graph.output_feeds, graph.output_met, ratio))
+        feeds, met = upstream(comparison, graph.output_feeds, graph.output_met)
+        regions.append(Place("output", (OUTPUT,), feeds, met, comparison.output.isolated.working.ratio))
     regions = _report_feeder_once(comparison, regions)
     end = len(comparison.target.graph.anchors)
     return sorted(
         [*outs, *regions], key=lambda p: (p.consumers[0] if p.consumers[0] != OUTPUT else end, p.port == "out")
     )
+
+
+def upstream(
+    comparison: Comparison, feeds: frozenset[int], met: frozenset[int]
+) -> tuple[frozenset[int], frozenset[int]]:
+    """All that lies between a place and the planted values above it: a region runs on through an anchor without a partner."""
+    anchors, seen = comparison.target.graph.anchors, set()
+    pending = set(feeds)
+    while pending:
+        feed = pending.pop()
+        seen.add(feed)
+        if comparison.pairing.outputs[feed] is None or comparison.plants.get(feed, Plant()).output is None:
+            pending |= anchors[feed].feeds - seen
+            met |= anchors[feed].met
+    return frozenset(seen), met
 
 
 def _ratio(site: SiteMeasure) -> float:
@@ -54,7 +70,7 @@ def _regions(comparison: Comparison, sites: Sequence[SiteMeasure]) -> list[Place
     found: dict[tuple[frozenset[int], frozenset[int]], Place] = {}
     for site in sites:
         anchor = comparison.target.graph.anchors[site.anchor]
-        key = (anchor.feeds, anchor.met)
+        key = upstream(comparison, anchor.feeds, anchor.met)
         place = found.get(key)
         if place is None:
             found[key] = Place("in", (site.anchor,), *key, _ratio(site))

@@ -78,7 +78,9 @@ def _exchange(comparison: Comparison, evidence: Evidence, consumers: set[int]) -
     target, names, first = comparison.target, list(comparison.source.view.specs), feeds[0]
     ours, theirs = [names[i] for i in first.only_target], [names[i] for i in first.only_source]
     among = target.met_labels if first.what == "region parameters" else target.labels
-    entries = _made_from(among, ours) or entries_of(target.labels[c] for c in consumers if c != OUTPUT)
+    own = entries_of(target.labels[c] for c in consumers if c != OUTPUT)
+    odd = first.what == "feeders" and not first.common and len(ours) > 1
+    entries = own if odd else _made_from(among, ours) or own
     return Reason(
         entries,
         f"{target.labels[first.anchor].site} meets other tensors than in the source ({first.what}): "

@@ -23,6 +23,8 @@ class Difference:
     only_target: tuple[int, ...]
     what: str
     """``feeders`` or ``region parameters``"""
+    common: bool
+    """Whether anything is the same. Where nothing is, the odd one out is the anchor, not all that it meets."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _of(indices: frozenset[int], layouts: Sequence[Layout]) -> set[int]:
 def _differ(anchor: int, theirs: set[int], ours: set[int], what: str) -> list[Difference]:
     if theirs == ours:
         return []
-    return [Difference(anchor, tuple(sorted(theirs - ours)), tuple(sorted(ours - theirs)), what)]
+    return [Difference(anchor, tuple(sorted(theirs - ours)), tuple(sorted(ours - theirs)), what, bool(ours & theirs))]
 
 
 def mixed_layouts(layouts: Sequence[Layout]) -> list[int]:

@@ -41,7 +41,11 @@ def entries_of(labels: Iterable[Label]) -> list[BoundEntry]:
 
 def layers_of(labels: Iterable[Label]) -> list[str]:
     """Layers in numeric order, each once."""
-    layers = {label.layer for label in labels if label.layer is not None}
+    return in_order({label.layer for label in labels if label.layer is not None})
+
+
+def in_order(layers: Iterable[str]) -> list[str]:
+    """Layers as numbers are sorted: 10 after 9."""
     return sorted(layers, key=_numeric)
 
 
