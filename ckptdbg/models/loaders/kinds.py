@@ -35,7 +35,7 @@ def wrap_result(
 
 
 def wrap_model(model: Any) -> Loaded:
-    """A model that the caller already has, in evaluation mode. Raises LoaderError for anything that cannot be walked."""
+    """A model that the caller already has, in evaluation mode. Raises LoaderError for what cannot be walked."""
     loaded = wrap(model, inputs={}, output=None)
     if loaded is None:
         raise LoaderError("not a model that can be walked", found=_describe(model), expected=ACCEPTED)
@@ -45,12 +45,14 @@ def wrap_model(model: Any) -> Loaded:
 def wrap(model: Any, *, inputs: Mapping[str, str], output: str | int | None) -> Loaded | None:
     """The loaded model in evaluation mode; None for anything else."""
     if _is(model, "torch.nn", "Module"):
+        from ckptdbg.models.loaders.state_dict import wrap_hooked
         from ckptdbg.models.loaders.write import torch_writer
         from ckptdbg.models.torch_side import TorchSide
 
         model.eval()
         side = TorchSide(model, output=output, rename_inputs=dict(inputs))
-        return Loaded(side=side, specs=side.parameters(), write=torch_writer(model, side))
+        hooked = wrap_hooked(model, side)
+        return hooked or Loaded(side=side, specs=side.parameters(), write=torch_writer(model, side))
     if _is_jax(model):
         from ckptdbg.models.jax_side import JaxSide
         from ckptdbg.models.loaders.write import jax_writer

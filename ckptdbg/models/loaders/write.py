@@ -44,6 +44,27 @@ def torch_writer(module: Any, side: Side) -> Writer:
     return write
 
 
+def parameter_writer(module: Any, side: Side) -> Writer:
+    """Writes into the parameters themselves, for a module whose state dict names other tensors, and reads back."""
+
+    def write(values: Mapping[str, Array]) -> Side:
+        import torch
+
+        from ckptdbg.models.torch_side.params import Parameters
+
+        parameters = Parameters(module)
+        _check(values, {name: tuple(parameters.tensor(name).shape) for name in parameters})
+        tensors = {name: _tensor(torch, value).to(parameters.tensor(name).dtype) for name, value in values.items()}
+        for name, tensor in tensors.items():
+            parameters.tensor(name).copy_(tensor)
+        for name, tensor in tensors.items():
+            if not torch.equal(parameters.tensor(name).cpu().nan_to_num(), tensor.nan_to_num()):
+                raise LoaderError(f"{name} is tied to another parameter that was given another value")
+        return side
+
+    return write
+
+
 def jax_writer(model: Any, side: Any, make_side: Callable[[Any], Side]) -> Writer:
     """JAX arrays do not change: a model with the new values is put together, and ``make_side`` called with it."""
 
