@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ckptdbg.models.jax_side.program import Block, Op
-from ckptdbg.models.jax_side.shadows import Shadows
+from ckptdbg.models.jax_side.shadows import Shadow, Shadows, Value, known, none, same, traced, varies
 
 Captured = dict[int, dict[str, Any]]
 """By site key, then by port. Each enclosing scan adds a leading axis."""
-
-
-class Value(NamedTuple):
-    """Data and the shadows that say which token each part belongs to (see ``rows``)."""
-
-    data: Any
-    shadows: Shadows = ()
 
 
 class ControlFlow:
@@ -50,25 +43,22 @@ class ControlFlow:
         p = op.params
         consts, carries, length = p["num_consts"], p["num_carry"], p["length"]
         (body,) = op.bodies
-        fixed, xs = ins[:consts], [_stacked(value, length) for value in ins[consts + carries :]]
-        init = self.carried(op, ins[consts : consts + carries])
+        fixed, taken = ins[:consts], [_sliced(value, length) for value in ins[consts + carries :]]
+        xs = [moving for moving, _ in taken], self.replacements(body)
 
         def step(carry: list[Value | None], inputs: tuple[list[Value | None], Captured]) -> tuple[Any, Any]:
-            args = [*fixed, *carry, *inputs[0]]
-            outs, captured = self.inner(inputs[1], lambda: self.block(body, args))
+            slices = [_with(x, still) for x, (_, still) in zip(inputs[0], taken, strict=True)]
+            outs, captured = self.inner(inputs[1], lambda: self.block(body, [*fixed, *carry, *slices]))
             return outs[:carries], (outs[carries:], captured)
-
-        init = _settle(step, init, xs, self.replacements(body))
 
         def settled(carry: list[Value | None], inputs: Any) -> tuple[Any, Any]:
             after, out = step(carry, inputs)
             return [_conform(value, like) for value, like in zip(after, carry, strict=True)], out
 
-        after, (ys, captured) = lax.scan(
-            settled, init, (xs, self.replacements(body)), length, reverse=p["reverse"], unroll=p["unroll"]
-        )
+        init = _settle(step, self.carried(op, ins[consts : consts + carries]), xs)
+        after, (ys, captured) = lax.scan(settled, init, xs, length, reverse=p["reverse"], unroll=p["unroll"])
         self.captured.update(captured)
-        return [*after, *ys]
+        return [*after, *(_stacked(value) for value in ys)]
 
     def carried(self, op: Op, init: list[Value | None]) -> list[Value | None]:
         """What enters the loop: nothing that becomes an activation in it can be had when activations are left out."""
@@ -86,17 +76,12 @@ class ControlFlow:
         blank: Captured = {}
         for _, captured in shapes:
             blank.update(captured)
-        shared = [
-            {s.shape for s in many[0].shadows}.intersection(*({s.shape for s in value.shadows} for value in many))
-            for many in zip(*(outs for outs, _ in shapes), strict=True)
-        ]
+        shared = [_shared([outs[i] for outs, _ in shapes]) for i in range(len(op.outs))]
 
         def uniform(run: Callable[[], Any]) -> Callable[[], Any]:
             def same() -> Any:
                 outs, captured = run()
-                kept = [Value(v.data, tuple(s for s in v.shadows if s.shape in k))
-                        for v, k in zip(outs, shared, strict=True)]  # fmt: skip
-                kept = [Value(v.data, tuple(sorted(v.shadows, key=lambda s: s.shape))) for v in kept]
+                kept = [_conform(value, like) for value, like in zip(outs, shared, strict=True)]
                 return kept, {key: captured.get(key) or _blank(ports) for key, ports in blank.items()}
 
             return same
@@ -124,46 +109,72 @@ class ControlFlow:
         )
 
 
-def _stacked(value: Value | None, length: int) -> Value | None:
-    """Shadows at full size along the axis that a scan takes apart."""
+def _sliced(value: Value | None, length: int) -> tuple[Value | None, Shadows]:
+    """What a scan takes apart along its first axis, and the known shadows of every slice that are the same in all."""
     if value is None:
-        return None
-    return Value(value.data, tuple(jnp.broadcast_to(s, (length, *s.shape[1:])) for s in value.shadows))
+        return None, ()
+    still = [s for s in value.shadows if known(s) and not varies(s, 0)]
+    moving = [s for s in value.shadows if not (known(s) and not varies(s, 0))]
+    wide = tuple(traced(jnp.broadcast_to(s, (length, *s.shape[1:]))) for s in moving)
+    return Value(value.data, wide), tuple(s[0] for s in still)
+
+
+def _with(value: Value | None, still: Shadows) -> Value | None:
+    return None if value is None else Value(value.data, (*value.shadows, *still))
+
+
+def _stacked(value: Value | None) -> Value | None:
+    """What a scan put together: its traced shadows are stacked, a known one is that of every slice."""
+    return None if value is None else Value(value.data, tuple(s[None] if known(s) else s for s in value.shadows))
 
 
 def _conform(value: Value | None, like: Value | None) -> Value | None:
-    """``value`` with the shadows that ``like`` has, in its order."""
+    """``value`` with the shadows that ``like`` has, in its order, known where they are known there."""
     if value is None or like is None:
         return None
     own = {s.shape: s for s in value.shadows}
-    return Value(value.data, tuple(own[s.shape] for s in like.shadows))
+    return Value(value.data, tuple(own[s.shape] if known(s) else traced(own[s.shape]) for s in like.shadows))
 
 
-def _settle(step: Callable, init: list[Value | None], xs: list[Value | None], replace: Captured) -> list[Value | None]:
-    """``init`` with just the shadows that every iteration passes on: a carry must keep its structure."""
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (xs, replace))
+def _agreed(shadow: Shadow, other: Shadow) -> Shadow:
+    """``shadow``, known only if it is known to be the ``other``."""
+    return shadow if same(shadow, other) or not known(shadow) else traced(shadow)
+
+
+def _shared(many: Sequence[Value]) -> Value:
+    """A model of what several branches return: the shadows that all have, known where all are known to agree."""
+    shadows = {s.shape: s for s in many[0].shadows}
+    for value in many[1:]:
+        own = {s.shape: s for s in value.shadows}
+        shadows = {shape: _agreed(s, own[shape]) for shape, s in shadows.items() if shape in own}
+    return Value(None, tuple(shadows.values()))
+
+
+def _settle(step: Callable, init: list[Value | None], xs: Any) -> list[Value | None]:
+    """``init`` with just the shadows that every iteration passes on, known only where no iteration changes them: a
+    carry must keep its structure."""
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), xs)
     fresh = [value is not None and not value.shadows for value in init]
     while True:
         after = jax.eval_shape(lambda carry, inputs: step(carry, inputs)[0], init, first)
-        settled = []
-        for i, (value, out) in enumerate(zip(init, after, strict=True)):
-            if value is None:
-                settled.append(None)
-                continue
-            shapes = [s.shape for s in out.shadows]
-            if fresh[i]:  # a constant to begin with: no token yet
-                settled.append(Value(value.data, tuple(jnp.full(shape, -1, jnp.int32) for shape in shapes)))
-            else:
-                settled.append(Value(value.data, tuple(s for s in value.shadows if s.shape in shapes)))
-        same = [_shapes(a) == _shapes(b) for a, b in zip(settled, init, strict=True)]
-        if all(same):
+        settled = [_settled(*each) for each in zip(init, after, fresh, strict=True)]
+        if all(_structure(a) == _structure(b) for a, b in zip(settled, init, strict=True)):
             return settled
         fresh = [False] * len(fresh)
         init = settled
 
 
-def _shapes(value: Value | None) -> list[tuple[int, ...]]:
-    return [] if value is None else [s.shape for s in value.shadows]
+def _settled(value: Value | None, after: Value | None, fresh: bool) -> Value | None:
+    if value is None or after is None:
+        return None
+    if fresh:  # a constant to begin with: no token yet
+        return Value(value.data, tuple(traced(none(s.shape)) for s in after.shadows))
+    own = {s.shape: s for s in after.shadows}
+    return Value(value.data, tuple(_agreed(s, own[s.shape]) for s in value.shadows if s.shape in own))
+
+
+def _structure(value: Value | None) -> list[tuple[Any, bool]]:
+    return [] if value is None else [(s.shape, known(s)) for s in value.shadows]
 
 
 def _blank(ports: dict[str, Any]) -> dict[str, Any]:

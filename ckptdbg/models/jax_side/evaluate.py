@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from ckptdbg.models.jax_side import numerics, rows
-from ckptdbg.models.jax_side.control import Captured, ControlFlow, Value
+from ckptdbg.models.jax_side.control import Captured, ControlFlow
 from ckptdbg.models.jax_side.program import Atom, Block, Const, Op, Var, dtype_of
+from ckptdbg.models.jax_side.shadows import Shadows, Value, best
 from ckptdbg.models.jax_side.sites import PASSTHROUGH, AnchorSite, ChoiceSite, Level, MeetingSite, patches
 from ckptdbg.models.jax_side.taint import Taint
 
@@ -133,7 +134,7 @@ class Evaluator(ControlFlow):
         outs = self.plain(site.op, ins)
         single = len(outs) == 1  # argmax returns the index alone
         taken = outs[0].data[..., None] if single else jnp.moveaxis(outs[1].data, site.axis, -1)
-        found = rows.best(shadows, dead=[site.axis])
+        found = best(shadows, dead=[site.axis])
         tokens = jnp.full((1,) * options.ndim, -1, jnp.int32) if found is None else jnp.moveaxis(found, site.axis, -1)
         lead = options.shape[:-1]
         self.captured[site.op.key] = {
@@ -188,10 +189,10 @@ class OperandEvaluator(Evaluator):
         return [None] * len(op.outs)
 
 
-def _tokens(site: AnchorSite, shadows: rows.Shadows) -> jax.Array:
+def _tokens(site: AnchorSite, shadows: Shadows) -> jax.Array:
     """int32 ``[group, rows]``, from the shadows of the anchor's result."""
     shape, features = site.output.folded[:2], site.output.groups[2]
-    found = rows.best(shadows, dead=features)
+    found = best(shadows, dead=features)
     if found is None:
         return jnp.full(shape, -1, jnp.int32)
     thin = [1 if axis in features else size for axis, size in enumerate(site.output.shape)]

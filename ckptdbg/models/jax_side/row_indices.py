@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ckptdbg.models.jax_side.program import Op
-from ckptdbg.models.jax_side.shadows import Shadow, Shadows, distinct, varies, widen
+from ckptdbg.models.jax_side.shadows import Shadow, Shadows, distinct, none, varies, widen
 
 
 def _dynamic_slice(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
@@ -25,7 +25,7 @@ def _dynamic_slice(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadow
 
 def _dynamic_update_slice(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
     base, update = values[0], values[1]
-    under, over = (many[0] if many else jnp.full((1,) * base.ndim, -1, jnp.int32) for many in shadows[:2])
+    under, over = (many[0] if many else none((1,) * base.ndim) for many in shadows[:2])
     full = [i for i in range(base.ndim) if varies(under, i) or varies(over, i) or base.shape[i] != update.shape[i]]
     starts = [s if axis in full else jnp.zeros_like(s) for axis, s in enumerate(values[2:])]
     wide = widen(under, tuple(base.shape), full)
@@ -61,7 +61,7 @@ def _scatter(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) ->
         return [list(shadows[0])]
     placed = {*numbers.inserted_window_dims, *numbers.operand_batching_dims}
     window = dict(zip(numbers.update_window_dims, [i for i in range(base.ndim) if i not in placed], strict=True))
-    under = shadows[0][0] if shadows[0] else jnp.full((1,) * base.ndim, -1, jnp.int32)
+    under = shadows[0][0] if shadows[0] else none((1,) * base.ndim)
     over = shadows[2][0]
     same = {
         u: b

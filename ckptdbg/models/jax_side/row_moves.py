@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from ckptdbg.models.jax_side.program import Op
-from ckptdbg.models.jax_side.shadows import Shadow, Shadows, Shape, varies, widen
+from ckptdbg.models.jax_side.shadows import Shadow, Shadows, Shape, none, same, varies, widen
 
 
 def _one(rule: Callable[[Op, Shape, Shadow], Shadow | None]) -> Callable:
@@ -112,8 +112,9 @@ def _concatenate(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]
 def _stack(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[list[Shadow]]:
     axis = op.params["axis"]
     shapes = [(*value.shape[:axis], 1, *value.shape[axis:]) for value in values]
-    known = {id(s): jnp.expand_dims(s, axis) for many in shadows for s in many}  # the same ones stay the same
-    return [_join(axis, shapes, [tuple(known[id(s)] for s in many) for many in shadows])]
+    # The same ones stay the same.
+    longer = {id(s): s.reshape((*s.shape[:axis], 1, *s.shape[axis:])) for many in shadows for s in many}
+    return [_join(axis, shapes, [tuple(longer[id(s)] for s in many) for many in shadows])]
 
 
 def _join(axis: int, shapes: Sequence[Shape], shadows: Sequence[Shadows]) -> list[Shadow]:
@@ -126,21 +127,13 @@ def _join(axis: int, shapes: Sequence[Shape], shadows: Sequence[Shadows]) -> lis
     full = [i for i in range(len(shapes[0])) if i == axis or any(varies(s, i) for many in shadows for s in many[:1])]
     parts = []
     for shape, many in zip(shapes, shadows, strict=True):
-        shadow = many[0] if many else jnp.full((1,) * len(shape), -1, jnp.int32)
+        shadow = many[0] if many else none((1,) * len(shape))
         parts.append(widen(shadow, shape, full))
     return [jnp.concatenate(parts, axis)]
 
 
 def _same(some: Shadows, others: Shadows) -> bool:
-    """Whether the shadows are known to be equal: the same arrays, or concrete ones of the same values."""
-    return len(some) == len(others) and all(
-        a is b or (_concrete(a) and _concrete(b) and a.shape == b.shape and bool((np.asarray(a) == np.asarray(b)).all()))
-        for a, b in zip(some, others, strict=True)
-    )
-
-
-def _concrete(shadow: Shadow) -> bool:
-    return not isinstance(shadow, jax.core.Tracer)
+    return len(some) == len(others) and all(same(a, b) for a, b in zip(some, others, strict=True))
 
 
 RULES: dict[str, Callable[..., list[list[Shadow]]]] = {

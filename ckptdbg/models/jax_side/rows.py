@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ckptdbg.models.jax_side import row_indices, row_moves
 from ckptdbg.models.jax_side.program import Op
@@ -26,14 +26,7 @@ def token_ids(shape: Shape, tokens: Shape) -> Shadows:
     if shape[: len(tokens)] != tokens:
         return ()
     ids = np.arange(np.prod(tokens), dtype=np.int32).reshape(tokens + (1,) * (len(shape) - len(tokens)))
-    with jax.ensure_compile_time_eval():
-        return (jnp.asarray(ids),)
-
-
-def best(shadows: Shadows, dead: Sequence[int]) -> Shadow | None:
-    """The most telling shadow that is the same along the axes ``dead``."""
-    alive = [s for s in shadows if not any(s.shape[axis] > 1 for axis in dead)]
-    return max(alive, key=lambda s: sum(size > 1 for size in s.shape), default=None)
+    return (ids,)
 
 
 def propagate(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -> list[Shadows]:
@@ -44,10 +37,13 @@ def propagate(op: Op, values: Sequence[jax.Array], shadows: Sequence[Shadows]) -
     name = "scatter" if name.startswith("scatter") else name
     rule = _RULES.get(name)
     if rule is not None:
-        # Shadows that no value moves stay concrete, so that equal ones are seen to be equal while tracing.
         with jax.ensure_compile_time_eval():
-            return [distinct(found) for found in rule(op, values, shadows)]
+            return [distinct([_known(s) for s in found]) for found in rule(op, values, shadows)]
     return [_elementwise(tuple(var.aval.shape), shadows) for var in op.outs]
+
+
+def _known(shadow: Shadow) -> Shadow:
+    return shadow if isinstance(shadow, Tracer) else np.asarray(shadow)
 
 
 def _elementwise(shape: Shape, shadows: Sequence[Shadows]) -> Shadows:

@@ -13,7 +13,8 @@ import numpy as np
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CkptdbgError, LoaderError
 from ckptdbg.models.jax_side import border, compat, numerics, program, rows
-from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator, Value
+from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator
+from ckptdbg.models.jax_side.shadows import Value
 from ckptdbg.models.jax_side.taint import Taint
 from ckptdbg.models.jax_side.walk import Walk
 from ckptdbg.models.jax_side.wrap import select, wrap
