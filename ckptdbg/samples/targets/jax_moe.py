@@ -70,7 +70,7 @@ def experts(p: dict[str, Any], x: Array, d: Definition) -> Array:
     dense = jnp.sum(weight[..., None] * jax.nn.one_hot(chosen, odds.shape[-1]), axis=-2)
     gate = ACTIVATIONS[d.activation](jnp.einsum("btm,emf->btef", x, p["wi_0"]))
     each = jnp.einsum("btef,efm->btem", gate * jnp.einsum("btm,emf->btef", x, p["wi_1"]), p["wo"])
-    return jnp.sum(each * dense[..., None], axis=2)
+    return jnp.sum(each * dense[..., None].astype(x.dtype), axis=2)
 
 
 def apply(p: dict[str, Any], inputs: dict[str, Array], d: Definition) -> Array:
@@ -116,7 +116,8 @@ def shapes(d: Definition) -> dict[str, Any]:
     return {"token_embedder": {"embedding": (d.vocab, d.embed)}, "decoder": {**blocks, **head}}
 
 
-def load(path: Path | None, **options: Any) -> JaxModel:
-    """The function of ``Definition(**options)`` with the tensors at ``path``, or with zeros."""
+def load(path: Path | None, *, dtype: str = "float32", **options: Any) -> JaxModel:
+    """The function of ``Definition(**options)`` with the tensors at ``path``, or with zeros, in ``dtype``."""
     d = Definition(**options)
-    return JaxModel(apply=partial(apply, d=d), params=zeros_tree(shapes(d)) if path is None else read_tree(path))
+    params = zeros_tree(shapes(d)) if path is None else read_tree(path)
+    return JaxModel(apply=partial(apply, d=d), params=jax.tree.map(lambda x: x.astype(dtype), params))

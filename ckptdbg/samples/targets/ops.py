@@ -47,7 +47,8 @@ def rope_interleaved(x: Array, positions: Array, theta: float, fraction: float =
     pairs = x[..., :width].reshape(*x.shape[:-1], -1, 2)
     even, odd = pairs[..., 0], pairs[..., 1]
     turned = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return jnp.concatenate([turned.reshape(*x.shape[:-1], width), x[..., width:]], axis=-1)
+    turned = turned.reshape(*x.shape[:-1], width).astype(x.dtype)
+    return jnp.concatenate([turned, x[..., width:]], axis=-1)
 
 
 def rope_half(x: Array, positions: Array, theta: float, fraction: float = 1.0) -> Array:
@@ -55,7 +56,8 @@ def rope_half(x: Array, positions: Array, theta: float, fraction: float = 1.0) -
     width = 2 * round(fraction * x.shape[-1] / 2)
     cos, sin = _angles(positions, width, theta)
     low, high = x[..., : width // 2], x[..., width // 2 : width]
-    return jnp.concatenate([low * cos - high * sin, high * cos + low * sin, x[..., width:]], axis=-1)
+    turned = jnp.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1).astype(x.dtype)
+    return jnp.concatenate([turned, x[..., width:]], axis=-1)
 
 
 def attention_mask(length: int, padding: Array | None, *, causal: bool = True, window: int | None = None) -> Array:

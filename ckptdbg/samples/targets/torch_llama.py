@@ -56,7 +56,7 @@ def rotate(x: Tensor, positions: Tensor, theta: float, fraction: float) -> Tenso
     cos, sin = angle.cos(), angle.sin()
     even, odd = x[..., :width].unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
-    return torch.cat([turned, x[..., width:]], dim=-1)
+    return torch.cat([turned.to(x.dtype), x[..., width:]], dim=-1)
 
 
 class Attention(nn.Module):
@@ -113,7 +113,7 @@ class Llama(nn.Module):
         self.output = nn.Linear(d.embed, d.vocab, bias=False)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None, attention_mask: Tensor | None = None) -> Tensor:
-        """Logits ``[batch, length, vocab]``, float32."""
+        """Logits ``[batch, length, vocab]``, in the dtype of the parameters."""
         length = tokens.shape[1]
         mask = torch.ones(length, length, dtype=torch.bool)
         mask = (mask.tril() if self.definition.causal else mask)[None, None]
@@ -128,9 +128,9 @@ class Llama(nn.Module):
         return F.linear(self.norm(x).to(dtype), self.output.weight.to(dtype)).to(x.dtype)
 
 
-def load(path: Path | None, **options: Any) -> Llama:
-    """The model of ``Definition(**options)`` with the tensors at ``path``, or with random ones."""
-    model = Llama(Definition(**options)).eval()
+def load(path: Path | None, *, dtype: str = "float32", **options: Any) -> Llama:
+    """The model of ``Definition(**options)`` in ``dtype`` with the tensors at ``path``, or with random ones."""
+    model = Llama(Definition(**options)).to(getattr(torch, dtype)).eval()
     if path is not None:
         model.load_state_dict(load_file(path))
     return model
