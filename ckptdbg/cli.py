@@ -1,6 +1,6 @@
 """The command line. Every command is thin: it wires rooms together and says how it went by its exit status.
 
-0 equivalent or precision floor, 1 any other verdict, 2 bad input (one line on stderr), 3 the tool itself failed.
+0 equivalent or precision floor, 1 any other verdict, 2 bad input (one line on stderr), 3 the tool failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -52,6 +53,9 @@ def guarded(command: Callable[P, int | None]) -> Callable[P, None]:
             status = 2
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
+        except KeyboardInterrupt:
+            _complain("interrupted; no report was written")
+            status = 130
         except Exception as error:
             _complain(f"ckptdbg itself failed: {type(error).__name__}: {error}; {_keep_traceback()}")
             status = 3
@@ -102,10 +106,9 @@ def demo(
 
 def was_found(planted: Planted, result: Result) -> bool:
     """Whether a finding says what was planted: an entry at fault by name, else that definition or precision differs."""
-    effect = planted.fault.effect
-    if effect == "rounding":
+    if planted.fault.effect == "rounding":
         return result.verdict == "precision-floor"
-    findings = [finding for finding in result.findings if finding.effect == effect]
+    findings = [finding for finding in result.findings if finding.effect == planted.fault.effect]
     named = {entry.name for finding in findings for entry in finding.entries}
     if planted.fault.kind == "definition":
         return any(finding.cause == "model" for finding in findings)
@@ -264,9 +267,11 @@ def _say(line: str) -> None:
     typer.echo(visible(line))
 
 
-def _complain(line: str) -> None:
+def _complain(text: str) -> None:
     from ckptdbg.report.names import visible
 
+    # Some errors list what they found in lines of their own.
+    line = re.sub(r"(:?)[ \t]*[\r\n]\s*", lambda end: ": " if end[1] else "; ", text.strip())
     typer.echo(f"ckptdbg: {visible(line)}", err=True)
 
 

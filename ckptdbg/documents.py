@@ -39,7 +39,7 @@ def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
     except YAMLError as cause:
         raise error(f"not valid YAML: {cause}", where=file) from cause
     if not isinstance(document, CommentedMap):
-        found = "nothing" if document is None else type(document).__name__
+        found = "nothing" if document is None else "a list" if isinstance(document, list) else repr(document)[:60]
         raise error("not a document", where=f"{file}:1", found=found, expected="keys and values")
     return document
 

@@ -32,7 +32,7 @@ def make_inputs(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Arra
         inputs = _with_mask(_tokenised(probe), None)
     else:
         inputs = _random(probe, config)
-    _check_tokens(inputs, config)
+    _check_tokens(inputs, config, probe.inputs or probe.ids or probe.tokenizer)
     return inputs
 
 
@@ -78,7 +78,8 @@ def _read_ids(path: Path) -> Array:
         else:
             ids = np.loadtxt(path, dtype=np.int64, ndmin=2)
     except (ValueError, OSError) as error:
-        raise ConfigError(f"cannot be read as token ids: {error}", where=str(path)) from error
+        expected = "[batch, length] integers, rows of equal length, in a .npy, .json or text file"
+        raise ConfigError(f"cannot be read as token ids: {error}", where=str(path), expected=expected) from error
     if ids.ndim == 1:
         ids = ids[None]
     if ids.ndim != 2 or ids.dtype.kind not in "iu":
@@ -99,14 +100,16 @@ def _tokenised(probe: ProbeConfig) -> Array:
     return tokenise(probe.prompt, probe.tokenizer)
 
 
-def _check_tokens(inputs: Mapping[str, Array], config: Mapping[str, Any]) -> None:
+def _check_tokens(inputs: Mapping[str, Array], config: Mapping[str, Any], file: Path | None) -> None:
     ids, size = inputs.get("input_ids"), vocabulary(config)
     if ids is None or size is None or not ids.size:
         return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= size:
+    beyond = np.argwhere((ids < 0) | (ids >= size))
+    if len(beyond):
         raise ConfigError(
-            "the probe has tokens beyond the vocabulary",
-            found=high if high >= size else low,
+            f"the probe has {len(beyond)} token{'s' if len(beyond) > 1 else ''} beyond the vocabulary",
+            where=str(file) if file else None,
+            found=f"{int(ids[tuple(beyond[0])])} at {beyond[0].tolist()}",
             expected=f"0 to {size - 1}",
+            hint="vocab_size in the source's config.json says so: give ids of this model's own tokenizer",
         )

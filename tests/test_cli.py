@@ -106,12 +106,15 @@ def test_every_report_is_written(session, tmp_path):
 
 
 def test_bad_input_is_one_line_on_stderr(session):
-    error = ConfigError("unknown key", where="config.yaml:3", found="'lodaer'", expected="loader", hint="rename\nit")
+    error = ConfigError(
+        "unknown key", where="config.yaml:3", found="'lodaer'", expected="loader", hint="rename\n  it:\nnow"
+    )
     session(error)
     done = run("compare", "config.yaml")
     assert done.exit_code == 2
     assert done.stdout == ""
-    assert done.stderr == r"ckptdbg: config.yaml:3: unknown key; found 'lodaer'; expected loader; rename\nit" + "\n"
+    expected = "ckptdbg: config.yaml:3: unknown key; found 'lodaer'; expected loader; rename; it: now\n"
+    assert done.stderr == expected
 
 
 def test_a_failure_of_the_tool_is_one_line_and_a_kept_traceback(session, monkeypatch):
@@ -121,7 +124,7 @@ def test_a_failure_of_the_tool_is_one_line_and_a_kept_traceback(session, monkeyp
     assert done.exit_code == 3
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(
-        r"ckptdbg: ckptdbg itself failed: ZeroDivisionError: by zero\nindeed; the traceback is"
+        "ckptdbg: ckptdbg itself failed: ZeroDivisionError: by zero; indeed; the traceback is"
     )
     file = done.stderr.split("the traceback is in ")[1].split(" (")[0]
     with open(file, encoding="utf-8") as kept:

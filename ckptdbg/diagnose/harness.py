@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.errors import HarnessError
+from ckptdbg.compare.comparison import SourceSide
+from ckptdbg.errors import CheckpointError, HarnessError
 from ckptdbg.models.records import Side
 
 Array = NDArray[Any]
+
+_LOST = 0.5
+"""Relative to the value. Rounding stays far below, in bfloat16 too; a value that overflowed is at 1 or beyond."""
 
 
 def check_inputs(inputs: Mapping[str, Array], sides: Mapping[str, Side]) -> None:
@@ -27,6 +31,24 @@ def check_inputs(inputs: Mapping[str, Array], sides: Mapping[str, Side]) -> None
                 )
 
 
+def without_nan(name: str, value: Array) -> Array:
+    """A source tensor in float64. Raises CheckpointError where it holds NaN: nothing could be right against that.
+
+    Infinite values pass: attention masks kept as buffers have them.
+    """
+    value = np.asarray(value, np.float64)
+    bad = np.isnan(value)
+    if bad.any():
+        first = [int(i) for i in np.argwhere(bad)[0]]
+        raise CheckpointError(
+            f"the source tensor {name} holds NaN, so nothing can be compared with it",
+            found=f"{int(bad.sum())} of {bad.size} elements, the first at {first}",
+            expected="numbers",
+            hint="restore the source; `ckptdbg inspect CHECKPOINT --stats` counts such elements in every tensor",
+        )
+    return value
+
+
 def check_repeatable(side: Side, inputs: Mapping[str, Array], name: str) -> None:
     """Raise HarnessError where two runs of one side differ: dropout left on, or unseeded randomness."""
     first, second = (side.run(inputs).output for _ in range(2))
@@ -38,6 +60,64 @@ def check_repeatable(side: Side, inputs: Mapping[str, Array], name: str) -> None
             expected="two identical runs",
             hint="switch dropout and other randomness off in the loader (eval mode, deterministic=True)",
         )
+
+
+def check_source(source: SourceSide, weights: Mapping[str, Array]) -> None:
+    """Raise HarnessError where the source's own run means nothing: NaN or infinite values, or an output that has
+    nothing in common with the same run in float64 (something overflowed on the way and came out as zero).
+
+    ``weights`` are its parameters, to be named where they are infinite themselves. Padded tokens may hold anything.
+    """
+    for place, working, _ in _ports(source):
+        bad = ~np.isfinite(working)
+        if bad.any():
+            raise _meaningless(
+                place,
+                "the source itself gives NaN or infinite values",
+                f"{int(bad.sum())} of {bad.size} values{_infinite(weights)}",
+            )
+    apart = [(place, _apart(working, promoted)) for place, working, promoted in _ports(source)]
+    if apart[-1][1] > _LOST:
+        place, by = next((place, by) for place, by in apart if by > _LOST)
+        raise _meaningless(
+            place, "the source run in float64 gives something else altogether", f"a relative difference of {by:.3g}"
+        )
+
+
+def _ports(source: SourceSide) -> Iterator[tuple[str, Array, Array]]:
+    """Every place in execution order, the output last: its name, and its values in working precision and in float64."""
+    free = source.runs.free
+    for anchor, working, promoted in zip(
+        source.view.graph.anchors, free.working.records, free.promoted.records, strict=True
+    ):
+        for port, own, exact in (
+            ("in", working.input, promoted.input),
+            ("out", working.output, promoted.output),
+        ):
+            if own is not None and exact is not None and own.shape == exact.shape:
+                real = working.rows >= 0
+                yield f"{' + '.join(anchor.parameters)} ({port})", np.asarray(own[real], np.float64), exact[real]
+    real = ~np.isin(np.arange(len(free.working.output)), source.runs.padded)
+    yield "output", np.asarray(free.working.output[real], np.float64), free.promoted.output[real]
+
+
+def _apart(working: Array, promoted: Array) -> float:
+    size = float(np.linalg.norm(promoted))
+    return float(np.linalg.norm(np.asarray(working, np.float64) - promoted)) / size if size else 0.0
+
+
+def _meaningless(place: str, problem: str, found: str) -> HarnessError:
+    return HarnessError(
+        f"{problem}, so nothing can be compared with it",
+        where=f"source, {place}",
+        found=found,
+        hint="set a wider `precision:` in the config, or look at its weights with `ckptdbg inspect CHECKPOINT --stats`",
+    )
+
+
+def _infinite(weights: Mapping[str, Array]) -> str:
+    names = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    return f"; infinite in the checkpoint: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" if names else ""
 
 
 def _is_default(name: str, values: Array) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ckptdbg.errors import CkptdbgError, LoaderError
+from ckptdbg.checkpoint.opening import FORMATS, open_checkpoint
+from ckptdbg.errors import CheckpointError, CkptdbgError, LoaderError
 from ckptdbg.models.loaders.function import importable, line_in
 
 
@@ -21,11 +22,22 @@ def call_loader(
             return function(path, **options)
     except CkptdbgError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LoaderError(
             f"the loader {loader} raised {type(error).__name__}: {error}",
             where=line_in(error, inspect.getsourcefile(function)),
+            found=damage(path),
         ) from error
+
+
+def damage(path: Path | None) -> str | None:
+    """What is wrong with the checkpoint at ``path`` by itself, as far as our own readers can tell."""
+    try:
+        if path is not None and (path.is_dir() or path.suffix in FORMATS):
+            open_checkpoint(path)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def defined_at(function: Callable[..., Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from ckptdbg.checkpoint import open_checkpoint
 from ckptdbg.errors import LoaderError
+from ckptdbg.models.loaders.call import damage
 from ckptdbg.models.loaders.loaded import Loaded
 from ckptdbg.models.records import Array
 
@@ -92,7 +93,9 @@ def load_huggingface(
             )
     except Exception as error:
         raise LoaderError(
-            f"transformers could not load {model_class.__name__}: {type(error).__name__}: {error}", where=str(path)
+            f"transformers could not load {model_class.__name__}: {type(error).__name__}: {error}",
+            where=str(path),
+            found=damage(path),
         ) from error
     _complete(info, path, model_class.__name__)
     model.config.use_cache = False  # a cache would be returned beside the logits and keeps every key and value alive

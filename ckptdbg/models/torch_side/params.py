@@ -155,6 +155,8 @@ def left_as_found(module: nn.Module) -> Iterator[None]:
     module.eval()
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
+            # A model that draws random numbers must not repeat itself, or nobody would notice that it does.
+            torch.default_generator.seed()
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

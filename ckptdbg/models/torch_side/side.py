@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -21,6 +24,9 @@ from ckptdbg.models.torch_side.survey import Survey, Surveyed
 from ckptdbg.models.torch_side.tensors import tensors_in
 
 _DEFAULT_OUTPUTS = ("logits", "last_hidden_state")
+_FORWARD_ERRORS = (
+    RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError,
+)  # fmt: skip
 
 
 class TorchSide:
@@ -122,10 +128,11 @@ class TorchSide:
         try:
             with walk.scopes.followed(walk.enter, walk.leave), walk:
                 result = self._module(**call)
-        except (RuntimeError, TypeError, ValueError, IndexError, NotImplementedError, AttributeError) as error:
+        except _FORWARD_ERRORS as error:
             given = {name: tuple(value.shape) for name, value in call.items() if isinstance(value, Tensor)}
+            problem = f"the model's forward failed: {type(error).__name__}: {error}"
             raise LoaderError(
-                f"the model's forward failed: {error}", where=type(self._module).__name__, found=f"inputs {given}"
+                f"{problem} ({_line_of(error)})", where=type(self._module).__name__, found=f"inputs {given}"
             ) from error
         return self._select(result)
 
@@ -138,6 +145,14 @@ class TorchSide:
             if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         }
         takes_all = not named and any(parameter.kind == parameter.VAR_KEYWORD for parameter in signature)
+        unknown = [own for own in self._renames if own not in named]
+        if unknown and not any(parameter.kind == parameter.VAR_KEYWORD for parameter in signature):
+            raise LoaderError(
+                f"the model's forward has no input named {unknown[0]!r}",
+                where=type(self._module).__name__,
+                expected=", ".join(sorted(named)),
+                hint="correct `inputs:` in the config; on its left stand the model's own names",
+            )
         own_name = {theirs: own for own, theirs in self._renames.items()}
         call: dict[str, Any] = {}
         omitted: list[str] = []
@@ -176,6 +191,13 @@ class TorchSide:
                 hint="set `output` in the config",
             )
         return chosen
+
+
+def _line_of(error: BaseException) -> str:
+    """``file:line`` of the deepest frame that is the model's: neither torch's nor ours."""
+    own = tuple(str(Path(place).parent) for place in (torch.__file__, __file__))
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(own)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "in its call"
 
 
 def _item(result: Any, key: str | int) -> Any:
