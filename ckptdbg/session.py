@@ -28,7 +28,7 @@ from ckptdbg.compare.views import TargetView, view_source, view_target
 from ckptdbg.config import Config, load_config
 from ckptdbg.diagnose.assemble import About, assemble
 from ckptdbg.diagnose.findings import find
-from ckptdbg.diagnose.harness import check_inputs, check_repeatable
+from ckptdbg.diagnose.harness import check_inputs, check_repeatable, check_source, without_nan
 from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_differences, shifted_layouts
 from ckptdbg.diagnose.tensors import compare_tensors
@@ -130,19 +130,21 @@ class Session:
     @cached_property
     def source_exact(self) -> dict[str, Array]:
         """The source's parameters in float64, as stored on disk, before any cast to the working precision."""
-        return self.source.to_parameters(lambda name: np.asarray(self.source.read(name), np.float64))
+        return self.source.to_parameters(lambda name: without_nan(name, self.source.read(name)))
 
     @cached_property
     def source_side(self) -> SourceSide:
         """The source, walked and run."""
         if self.stored is not None:
             return self.stored.side
-        side = self.source.side
+        side, exact = self.source.side, self.source_exact
         with self._stage("reading the source's layouts"):
             view = view_source(side, self.source.specs, self.source.to_parameters, self.inputs)
         with self._stage("running the source"):
             check_repeatable(side, self.inputs, "source")
-            return SourceSide(view, run_source(side, self.inputs, self.source_exact))
+            source = SourceSide(view, run_source(side, self.inputs, exact))
+        check_source(source, exact)
+        return source
 
     @cached_property
     def target_view(self) -> TargetView:
@@ -158,7 +160,7 @@ class Session:
         """What the mapping makes of the source: target tensors in float64, not rounded to any stored dtype."""
 
         def exact(name: str) -> Array:
-            return np.asarray(self.read_source(name), np.float64)
+            return without_nan(name, self.read_source(name))
 
         return {n: v for n, v, _ in self.mapping.values(exact, cast=False, dtype=np.float64)}
 
