@@ -184,13 +184,14 @@ def _gather(op: Op, weight: int) -> Site:
     numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
     table, out = _shape(op.ins[0]), _shape(op.outs[0])
     axes = tuple(numbers.start_index_map)
-    whole = all(size == table[axis] for axis, size in enumerate(sizes) if axis not in axes)
-    plain = len(axes) == 1 and tuple(numbers.collapsed_slice_dims) == axes and not numbers.operand_batching_dims
+    whole = all(size == (1 if axis in axes else table[axis]) for axis, size in enumerate(sizes))
     if weight != 0:
         return MeetingSite(op, (weight,))
-    if not (plain and whole):
-        return OpaqueSite(op, "a gather from a parameter along more than one axis")
-    features = tuple(numbers.offset_dims)
+    if len(axes) != 1 or not whole or numbers.operand_batching_dims:
+        return OpaqueSite(op, "a gather from a parameter that is not of single rows")
+    # The looked-up axis may stay in the result, with size one: a row axis like those of the indices.
+    kept = (axis for axis in range(len(table)) if axis not in numbers.collapsed_slice_dims)
+    features = tuple(place for axis, place in zip(kept, numbers.offset_dims, strict=True) if axis not in axes)
     return AnchorSite(
         op,
         weight=0,
