@@ -1,0 +1,52 @@
+"""Put a ready config from ``sample_configs/interop`` to work in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ckptdbg.documents import dump_yaml, parse_yaml, read_text
+from ckptdbg.errors import ConfigError
+from ckptdbg.samples.checkpoints import write_checkpoint
+from ckptdbg.samples.pairs import sample_configs
+
+Edit = Callable[[dict[str, Any]], None]
+"""Changes the entries of a mapping, by name, in place."""
+
+
+def no_edit(entries: dict[str, Any]) -> None:
+    """A healthy mapping."""
+
+
+def place(
+    name: str, folder: Path, family: str, *, edit: Edit = no_edit, target: str | None = None, **sizes: Any
+) -> Path:
+    """The config ``name`` with a tiny random ``family`` checkpoint as its source and an edited copy of its mapping.
+
+    ``target`` is the target's path; without it, its weights are those that the mapping makes. ``sizes`` are fields of
+    the source's configuration. Returns the config's path.
+    """
+    ready = sample_configs() / "interop"
+    file = ready / f"{name}.yaml"
+    config = parse_yaml(read_text(file, ConfigError), str(file), ConfigError)
+    write_checkpoint(family, folder / "source", **sizes)
+    for side in (config["source"], config["target"]):
+        if ".py:" in side["loader"]:
+            side["loader"] = str(ready / side["loader"])
+    if target is None:
+        del config["target"]["path"]
+    else:
+        config["target"]["path"] = target
+    config["mapping"] = str(copy_mapping(ready / config["mapping"], folder / "mapping.yaml", edit))
+    path = folder / "config.yaml"
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    return path
+
+
+def copy_mapping(file: Path, to: Path, edit: Edit) -> Path:
+    """Write the mapping ``file`` to ``to``, edited."""
+    document = parse_yaml(read_text(file, ConfigError), str(file), ConfigError)
+    edit({entry["name"]: entry for entry in document["entries"]})
+    to.write_text(dump_yaml(document), encoding="utf-8")
+    return to
