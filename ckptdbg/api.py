@@ -46,7 +46,7 @@ def compare(
     )
     given = {name: np.asarray(value) for name, value in inputs.items()}
     unbound = mapping if isinstance(mapping, TensorMapping) else TensorMapping.load(mapping)
-    vars(session).update(sides, inputs=given, _unbound=unbound)  # in place of what a config would have loaded
+    vars(session).update(sides, inputs=given, unbound_mapping=unbound)  # in place of what a config would have loaded
     return session.compare()
 
 

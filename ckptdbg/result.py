@@ -39,13 +39,19 @@ class EntryRef(Record):
 
 
 class Repair(Record):
+    """A correction of one entry; for a wrong tensor of the checkpoint the ops stay and the tensor is made again."""
+
     entry: str
+    change: str = ""
+    """What changes, in one line."""
     ops_before: list[Any]
     ops_after: list[Any]
     verified: bool
     also: list[str] = Field(default_factory=list)
     ratio_before: float | None = None
     ratio_after: float | None = None
+    together: list[Repair] = Field(default_factory=list)
+    """Corrections of other entries that belong to this one: none mends anything alone."""
 
 
 class Finding(Record):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.checkpoint import open_checkpoint
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.compare.comparison import Comparison, SourceSide, compare_sides
+from ckptdbg.compare.comparison import Comparison, SourceSide, Tensors, compare_sides
 from ckptdbg.compare.features import pair
 from ckptdbg.compare.runs import run_source
 from ckptdbg.compare.store import StoredSource, read_source, write_source
@@ -29,6 +29,7 @@ from ckptdbg.config import Config, load_config
 from ckptdbg.diagnose.assemble import About, assemble
 from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.harness import check_inputs, check_repeatable, check_source, without_nan
+from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_differences, shifted_layouts
 from ckptdbg.diagnose.tensors import compare_tensors
@@ -37,6 +38,7 @@ from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
 from ckptdbg.probe import make_inputs
+from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
 
 if TYPE_CHECKING:
@@ -88,10 +90,10 @@ class Session:
         return self._bind(self.target)
 
     def _bind(self, target: Loaded) -> BoundMapping:
-        return self._unbound.bind(self.model_config, self.source_specs, target.specs)
+        return self.unbound_mapping.bind(self.model_config, self.source_specs, target.specs)
 
     @cached_property
-    def _unbound(self) -> TensorMapping:
+    def unbound_mapping(self) -> TensorMapping:
         if isinstance(self.config.mapping, Path):
             return TensorMapping.load(self.config.mapping)
         raise ConfigError(
@@ -196,37 +198,89 @@ class Session:
         check_inputs(self.inputs, {**sides, "target": self.target.side})
         with self._stage("running the target"):
             check_repeatable(self.target.side, self.inputs, "target")
-            return compare_sides(
-                source, target, self.target.side, self.inputs, self._promoted_parameters(), self.progress
-            )
+            return compare_sides(source, target, self.target.side, self.inputs, self._tensors(), self.progress)
 
     def capture(self, path: str | Path) -> Path:
         """Run the source here and write everything a comparison needs of it, for ``open_session(source_trace=...)``."""
         write_source(Path(path), StoredSource(self.source_side, self.inputs, self.model_config))
         return Path(path)
 
-    def compare(self, progress: Progress | None = None) -> Result:
-        """Compare the two models. Raises CkptdbgError on bad input; a divergence is a Result, not an error."""
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """Causes, found by trying corrections and running the whole model again."""
+        comparison = self.comparison
+        with self._stage("looking for causes"):
+            return diagnose(self) if self._worth_mending(comparison) else Diagnosis.of(self)
+
+    def _worth_mending(self, comparison: Comparison) -> bool:
+        return comparison.output.free.divergent or bool(find_places(comparison)) or bool(self.evidence.tensors)
+
+    def compare(self, progress: Progress | None = None, *, repair: bool = True) -> Result:
+        """Compare the two models. Raises CkptdbgError on bad input; a divergence is a Result, not an error.
+
+        With ``repair`` corrections are tried and the whole model is run again (``findings[].repair``,
+        ``session.diagnosis.mapping``); without it the findings say where, and why only where that is plain.
+        """
         if progress is not None:
             self.progress = progress
         started = time.perf_counter()
         comparison = self.comparison
-        with self._stage("looking for causes"):
-            findings = find(comparison, self.evidence, self.mapping)
+        findings = self.diagnosis.findings if repair else find(comparison, self.evidence, self.mapping)
         self.timings["total"] = time.perf_counter() - started
         omitted = {"target": _omitted(self.target), "source": () if self.stored else _omitted(self.source)}
         return assemble(comparison, findings, self.mapping, omitted, self._about())
 
-    def _promoted_parameters(self) -> dict[str, Array]:
-        """The target's parameters for its float64 runs: exact where its tensors are as mapped, its own where they
-        are not."""
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Whole numbers above 1 that mapping and config name: what the sizes in a repair may be. The mapping's come
+        first."""
+        scope = self.unbound_mapping.scope(self.model_config)
+        found = {name: scope.find(name) for name in scope.names()}
+        return {n: v for n, v in found.items() if isinstance(v, int) and not isinstance(v, bool) and v > 1}
+
+    @cached_property
+    def unused_sources(self) -> dict[str, tuple[int, ...]]:
+        """Source tensors that no entry uses, with their shapes."""
+        used = self.mapping.entries_of_source
+        return {n: spec.shape for n, spec in self.source_specs.items() if n not in used}
+
+    def made_by(self, mapping: TensorMapping, entries: set[str]) -> dict[str, Array]:
+        """What these entries of a mapping make, in float64."""
+        bound = mapping.bind(self.model_config, self.source_specs, self.target.specs)
+        found = {}
+        for entry in bound.entries:
+            if entry.name in entries:
+                arrays = [np.asarray(self.read_source(s), np.float64) for s in entry.sources]
+                found |= dict(zip(entry.targets, entry.apply(arrays, cast=False), strict=True))
+        return found
+
+    def repaired(self, mapping: TensorMapping, patches: dict[str, Array], *, seed: int | None = None) -> Session:
+        """This session with another mapping and some target tensors replaced, on other tokens where a seed is given.
+
+        The models are shared and left as they are; nothing is loaded or compiled anew.
+        """
+        from ckptdbg.models.loaders.patched import patched
+
+        config = self.config
+        if seed is not None:
+            config = config.model_copy(update={"probe": config.probe.model_copy(update={"seed": seed})})
+        other = Session(config, None if seed is not None else self.stored, self.timings, self.progress)
+        shared = {"unbound_mapping": mapping, "target": patched(self.target, patches), "read_source": self.read_source}
+        if self.stored is None:
+            shared |= {"source": self.source, "source_exact": self.source_exact}
+        if seed is None:
+            shared |= {"inputs": self.inputs, "source_side": self.source_side}
+        vars(other).update(shared)
+        return other
+
+    def _tensors(self) -> Tensors:
         wrong = {d.tensor for d in self.evidence.tensors}
 
         def exact(name: str) -> Array:
             own = name in wrong or name not in self.made
             return np.asarray(self.target.read(name), np.float64) if own else self.made[name]
 
-        return self.target.to_parameters(exact)
+        return Tensors(self.read_source, exact, self.target.to_parameters)
 
     def _stored_dtypes(self) -> dict[str, str]:
         """Of every target tensor, the dtype on disk where the path is a checkpoint we can read, else the model's."""

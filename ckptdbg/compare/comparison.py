@@ -31,6 +31,43 @@ class SourceSide:
 
 
 @dataclass(frozen=True)
+class Tensors:
+    """Where the comparison takes parameter values from."""
+
+    read_source: Callable[[str], Array]
+    """A source tensor by name."""
+    read_exact: Callable[[str], Array]
+    """A target tensor in float64: as mapped and not rounded where the target's own is as mapped, else its own."""
+    to_parameters: Callable[[Callable[[str], Array]], dict[str, Array]]
+    """Target tensors to the side's parameters."""
+
+    def exact(self, changed: Mapping[str, Array] | None = None) -> dict[str, Array]:
+        """The target's parameters in float64, some of its tensors changed."""
+        other = changed or {}
+        return self.to_parameters(lambda name: other[name] if name in other else self.read_exact(name))
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """Runs the target of a comparison again, under other plants. Nothing is compiled anew."""
+
+    side: Side
+    inputs: Mapping[str, Array]
+    pins: Sequence[Array] | None
+    tensors: Tensors
+    parameters: dict[str, Array]
+
+    def working(self, plants: Mapping[int, Plant]) -> Trace:
+        """In working precision."""
+        return self.side.run(self.inputs, choices=self.pins, plants=plants)
+
+    def promoted(self, plants: Mapping[int, Plant], changed: Mapping[str, Array] | None = None) -> Trace:
+        """In float64, with other values of some target tensors."""
+        parameters = self.tensors.exact(changed) if changed else self.parameters
+        return self.side.run(self.inputs, promoted=True, values=parameters, choices=self.pins, plants=plants)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Everything measured; what it means is for ``diagnose`` to say."""
 
@@ -43,8 +80,7 @@ class Comparison:
     isolated: Runs
     plants: dict[int, Plant]
     """What was planted in the isolated runs."""
-    replay: Callable[[dict[int, Plant]], Trace]
-    """Runs the target again, in working precision, with other plants."""
+    rerun: Rerun
     sites: list[SiteMeasure]
     output: OutputMeasure
     blocks: list[BlockMeasure]
@@ -57,11 +93,11 @@ def compare_sides(
     target: TargetView,
     side: Side,
     inputs: Mapping[str, Array],
-    exact: Mapping[str, Array],
+    tensors: Tensors,
     progress: Progress = lambda _: None,
 ) -> Comparison:
-    """Run the target freely and in isolation, and measure every paired site. ``exact``: the target's parameters in
-    float64."""
+    """Run the target freely and in isolation, and measure every paired site."""
+    exact = tensors.exact()
     pairing = pair(source.view.graph.anchors, source.view.anchors, target.graph.anchors, target.anchors)
     progress("running the target")
     first = side.run(inputs)
@@ -86,12 +122,8 @@ def compare_sides(
     blocks, left = measure_blocks(source.view, target, pairing, source.runs, free)
     output = measure_output(target.graph, pairing, source.runs, free, isolated)
 
-    def replay(changed: dict[int, Plant]) -> Trace:
-        return side.run(inputs, choices=routing.pins, plants=changed)
-
-    return Comparison(
-        source, target, pairing, routing, gauges, free, isolated, put, replay, sites, output, blocks, left
-    )
+    rerun = Rerun(side, inputs, routing.pins, tensors, exact)
+    return Comparison(source, target, pairing, routing, gauges, free, isolated, put, rerun, sites, output, blocks, left)
 
 
 def _moved_scales(pairing: Pairing, sites: Sequence[SiteMeasure]) -> dict[int, float]:

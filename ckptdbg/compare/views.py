@@ -38,6 +38,8 @@ class TargetView(View):
     """Of the anchors."""
     met_labels: tuple[Label, ...]
     """Of the meetings."""
+    own: tuple[Layout, ...]
+    """Layouts of the anchors against the target's own tensors, in the order of ``specs``."""
 
 
 def view_source(
@@ -74,7 +76,7 @@ def view_target(
         label(o, c, m.parameters, specs, source, mapping)
         for o, c, m in zip(own_met, meetings, graph.meetings, strict=True)
     )
-    return TargetView(specs, graph, anchors, meetings, labels, met_labels)
+    return TargetView(specs, graph, anchors, meetings, labels, met_labels, own)
 
 
 def _layouts(

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.diagnose.positions import exact_first_token, narrowed
+from ckptdbg.diagnose.places import place_finding
 from ckptdbg.diagnose.precision import precision_findings
 from ckptdbg.diagnose.regions import OUTPUT, Place, find_places
-from ckptdbg.diagnose.static import Evidence, static_reason
-from ckptdbg.diagnose.suspects import entries_of, in_order, layers_of, place_labels, references, site_name
+from ckptdbg.diagnose.search import Outcome
+from ckptdbg.diagnose.static import Evidence
+from ckptdbg.diagnose.suspects import in_order, layers_of, references, site_name
 from ckptdbg.diagnose.tensors import TensorDifference
 from ckptdbg.mapping import BoundEntry, BoundMapping
-from ckptdbg.result import Finding
+from ckptdbg.result import Finding, Repair
+
+Solve = Callable[[list[Place]], Outcome | None]
+"""Looks for a repair of the places of one template; None where it was not tried."""
 
 
-def find(comparison: Comparison, evidence: Evidence, mapping: BoundMapping) -> list[Finding]:
+def find(
+    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, solve: Solve = lambda _: None
+) -> list[Finding]:
     """All findings, tensor faults first, then by execution order. A fault in every layer of a template is one
     finding."""
     places = find_places(comparison)
@@ -26,8 +32,10 @@ def find(comparison: Comparison, evidence: Evidence, mapping: BoundMapping) -> l
     groups: dict[tuple, list[Place]] = defaultdict(list)
     for place in places:
         if place not in explained:
-            groups[_template(comparison, place)].append(place)
-    findings += _merged([_place_finding(comparison, evidence, group) for group in groups.values()])
+            groups[template(comparison, place)].append(place)
+    findings += _merged(
+        [place_finding(comparison, evidence, mapping, group, solve(group)) for group in groups.values()]
+    )
     return findings + precision_findings(comparison)
 
 
@@ -56,7 +64,7 @@ def _suspected_tensors(comparison: Comparison, place: Place) -> set[str]:
     return met | {t for p in place.merged for m in p.met for t in target.met_labels[m].tensors}
 
 
-def _template(comparison: Comparison, place: Place) -> tuple:
+def template(comparison: Comparison, place: Place) -> tuple:
     """Places of the same template in different layers share this key."""
     target = comparison.target
     consumers = {e.name for c in place.consumers if c != OUTPUT for e in target.labels[c].entries}
@@ -97,9 +105,17 @@ def _tensor_finding(
             f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {index}: "
             f"{first.found:.6g} where {first.expected:.6g} is due. Convert or load this tensor again."
         ),
+        repair=_remake(entries[0]),
         evidence=[f"{d.tensor}: {d.wrong} of {d.size} elements beyond rounding of the stored dtype" for d in group[:8]]
         + ([] if places else ["no compared site shows it: this probe does not exercise the wrong elements"]),
     )
+
+
+def _remake(entry: BoundEntry) -> Repair:
+    """For a wrong tensor of the checkpoint the repair is the tensor, never an edit of the mapping."""
+    ops = [op.data() for op in entry.ops]
+    change = "make the tensor again from the source; the mapping stays"
+    return Repair(entry=entry.name, change=change, ops_before=ops, ops_after=ops, verified=False)
 
 
 def _entry_layers(comparison: Comparison, tensors: list[str], entries: list[BoundEntry]) -> list[str]:
@@ -110,57 +126,3 @@ def _entry_layers(comparison: Comparison, tensors: list[str], entries: list[Boun
         return layers_of(own)
     divergent = {s.anchor for s in comparison.sites if s.port == "out" and s.isolated.divergent}
     return layers_of([target.labels[t] for t in divergent if set(target.labels[t].tensors) & set(tensors)] or own)
-
-
-def _place_finding(comparison: Comparison, evidence: Evidence, group: list[Place]) -> Finding:
-    first = max(group, key=lambda p: p.ratio)
-    labels = place_labels(comparison, first)
-    reason = static_reason(comparison, evidence, group)
-    notes: list[str] = []
-    suspects = entries_of(labels)
-    if reason is None and first.port != "out":
-        kept = narrowed(comparison, first)
-        if kept is not None:
-            suspects, note = kept
-            notes.append(note)
-    consumers = [comparison.target.labels[c] for p in group for c in p.consumers if c != OUTPUT]
-    named = references(reason.entries if reason else suspects)
-    return Finding(
-        kind="layout" if reason else "unknown",
-        cause="mapping" if reason else "unknown",
-        effect="diverges" if comparison.output.free.divergent else "none",
-        entries=named or references(suspects),
-        layers=layers_of(consumers),
-        site=site_name(comparison, first),
-        ratio=first.ratio,
-        explanation=reason.sentence if reason else _region_sentence(comparison, first, [r.name for r in named]),
-        evidence=notes + _where(comparison, first),
-    )
-
-
-def _region_sentence(comparison: Comparison, place: Place, suspects: list[str]) -> str:
-    if place.port == "out":
-        label = comparison.target.labels[place.consumers[0]]
-        return (
-            f"{label.site} gives another result than its source on the same input, although its values are as mapped: "
-            f"look at how this operand is used."
-        )
-    where = "the model's output" if place.consumers[0] == OUTPUT else comparison.target.labels[place.consumers[0]].site
-    several = "; every later place on the same stream follows from it" if place.merged else ""
-    return (
-        f"What lies before {where} computes something else from the same inputs{several}: "
-        f"look at the layout of {', '.join(suspects) or 'what feeds it'}, or at the model's code there."
-    )
-
-
-def _where(comparison: Comparison, place: Place) -> list[str]:
-    notes = []
-    if place.consumers[0] != OUTPUT:
-        anchor = comparison.target.graph.anchors[place.consumers[0]]
-        if str(anchor.where):
-            notes.append(f"in the target: {anchor.where}")
-    if place.port != "out" and exact_first_token(comparison, place):
-        notes.append("exact at the first position of every sequence, wrong after it")
-    if place.merged:
-        notes.append(f"{len(place.merged)} later places follow from it")
-    return notes

@@ -56,7 +56,7 @@ def _reaches_first_rows(comparison: Comparison, consumer: int, feeder: int) -> b
     first = np.isin(records[feeder].rows, _first_tokens(comparison))
     values = np.array(plant.output)
     values[first] += np.std(values) * np.random.default_rng(0).standard_normal(values[first].shape).astype(values.dtype)
-    disturbed = comparison.replay({**comparison.plants, feeder: replace(plant, output=values)}).records[consumer]
+    disturbed = comparison.rerun.working({**comparison.plants, feeder: replace(plant, output=values)}).records[consumer]
     before = records[consumer].input
     assert before is not None
     assert disturbed.input is not None

@@ -49,7 +49,8 @@ def find_places(comparison: Comparison) -> list[Place]:
 def upstream(
     comparison: Comparison, feeds: frozenset[int], met: frozenset[int]
 ) -> tuple[frozenset[int], frozenset[int]]:
-    """All that lies between a place and the planted values above it: a region runs on through an anchor without a partner."""
+    """All that lies between a place and the planted values above it: a region runs on through an anchor without a
+    partner."""
     anchors, seen = comparison.target.graph.anchors, set()
     pending = set(feeds)
     while pending:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.labels import Label
+from ckptdbg.diagnose.positions import narrowed
 from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.diagnose.search import Suspect
 from ckptdbg.mapping import BoundEntry
 from ckptdbg.result import EntryRef
 
@@ -27,6 +29,39 @@ def place_labels(comparison: Comparison, place: Place) -> list[Label]:
     for merged in place.merged:
         labels += [target.met_labels[m] for m in sorted(merged.met)]
     return labels
+
+
+def suspects_of(comparison: Comparison, place: Place) -> list[Suspect]:
+    """Entries whose edits may mend a place, one bound entry each, strongest first.
+
+    A feeder that also feeds a healthy place has the right layout (its scale may still be hidden there by a norm).
+    What several consumers read alike is not their own fault. Where the first position is exact, only what it is
+    blind to remains.
+    """
+    target = comparison.target
+    found: dict[str, Suspect] = {}
+
+    def add(labels: Iterable[Label], values_only: bool = False) -> None:
+        for entry in entries_of(labels):
+            found.setdefault(entry.name, Suspect(entry, values_only))
+
+    kept = narrowed(comparison, place)
+    if kept is not None:
+        return [Suspect(entry) for entry in {e.name: e for e in kept[0]}.values()]
+    sound = _sound_feeders(comparison, place)
+    consumers = [c for c in place.consumers if c != OUTPUT]
+    add(target.met_labels[m] for m in sorted(place.met))
+    add(target.labels[f] for f in sorted(place.feeds - sound, reverse=True))
+    add(target.labels[c] for c in consumers if len(consumers) == 1)
+    add((target.labels[f] for f in sorted(place.feeds & sound, reverse=True)), values_only=True)
+    return list(found.values())
+
+
+def _sound_feeders(comparison: Comparison, place: Place) -> frozenset[int]:
+    """Anchors that feed some healthy place as well."""
+    anchors = comparison.target.graph.anchors
+    healthy = [s.anchor for s in comparison.sites if s.port == "in" and not s.isolated.divergent]
+    return frozenset().union(*(anchors[a].feeds for a in healthy)) & place.feeds
 
 
 def references(entries: Iterable[BoundEntry]) -> list[EntryRef]:

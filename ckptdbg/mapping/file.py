@@ -90,6 +90,24 @@ class Mapping:
         document = parse_yaml(self.text, self.file, MappingError)
         return Mapping.loads(replace_ops(self.text, document, self._node(document, name), ops), self.file)
 
+    def source(self, name: str) -> Any:
+        """The source of the entry of this name, as it stands in the file: text or a list of texts."""
+        return plain(self._node(parse_yaml(self.text, self.file, MappingError), name)["source"])
+
+    def with_source(self, name: str, source: Any) -> Mapping:
+        """The mapping with another source (text or a list) in one entry; comments and order stay."""
+        document = parse_yaml(self.text, self.file, MappingError)
+        self._node(document, name)["source"] = source
+        return Mapping.loads(dump_yaml(document, like=self.text), self.file)
+
+    def without_ignored(self, name: str) -> Mapping:
+        """The mapping without this source tensor under ``ignore``."""
+        document = parse_yaml(self.text, self.file, MappingError)
+        ignored = (document.get("ignore") or {}).get("source") or []
+        for i in reversed([i for i, glob in enumerate(ignored) if str(glob) == name]):
+            del ignored[i]
+        return Mapping.loads(dump_yaml(document, like=self.text), self.file)
+
     def _node(self, document: Any, name: str) -> Any:
         for entry, node in zip(self.entries, document["entries"], strict=True):
             if entry.name == name:

@@ -115,17 +115,15 @@ def read_layouts(push: Push, specs: Mapping[str, TensorSpec]) -> list[Layout]:
     Pushes: zeros, ones, the tensor's ordinal, the index along each axis, and random values to check what was read.
     """
     names = list(specs)
-    ordinal = {name: i for i, name in enumerate(names)}
-    axes = max((len(spec.shape) for spec in specs.values()), default=0)
-
-    zeros = [np.asarray(a, np.float64) for a in push(lambda n: np.zeros(specs[n].shape))]
-    ones = push(lambda n: np.ones(specs[n].shape))
+    zero_label, one_label, *index_labels = labels(specs)
+    zeros = [np.asarray(a, np.float64) for a in push(zero_label)]
+    ones = push(one_label)
     shifts = [reduce(zero) for zero in zeros]
     scales = [np.asarray(one, np.float64) - zero for one, zero in zip(ones, zeros, strict=True)]
     del ones
     states = [_State(zero, scale) for zero, scale in zip(zeros, scales, strict=True)]
     del zeros, scales
-    for label in [lambda n: np.full(specs[n].shape, float(ordinal[n]))] + [_axis_label(specs, a) for a in range(axes)]:
+    for label in index_labels:
         for state, pushed in zip(states, push(label), strict=True):
             state.decode(np.asarray(pushed, np.float64))
     return _checked(push, specs, names, states, shifts)
@@ -140,6 +138,28 @@ def _axis_label(specs: Mapping[str, TensorSpec], axis: int) -> Read:
         return np.ascontiguousarray(np.broadcast_to(index.reshape(-1, *[1] * (len(shape) - axis - 1)), shape))
 
     return label
+
+
+def layout_of(pushes: Sequence[Array]) -> Layout:
+    """The layout of one operand from its pushes in the order of ``labels``: unchecked, for an operand known to be an
+    index map."""
+    zero, one, *rest = (np.asarray(p, np.float64) for p in pushes)
+    state = _State(zero, one - zero)
+    for pushed in rest:
+        state.decode(pushed)
+    return Layout(state.shape, tuple(state.coordinates), state.scale, reduce(zero), state.opaque)
+
+
+def labels(specs: Mapping[str, TensorSpec]) -> list[Read]:
+    """What is pushed: zeros, ones, the tensor's ordinal, the index along each axis."""
+    ordinal = {name: i for i, name in enumerate(specs)}
+    axes = max((len(spec.shape) for spec in specs.values()), default=0)
+    return [
+        lambda n: np.zeros(specs[n].shape),
+        lambda n: np.ones(specs[n].shape),
+        lambda n: np.full(specs[n].shape, float(ordinal[n])),
+        *(_axis_label(specs, axis) for axis in range(axes)),
+    ]
 
 
 class _State:

@@ -1,0 +1,138 @@
+"""The search for a repair of one kind of place: single edits, exchanges, then pairs over two entries.
+
+Layers are used as parallel benches: one run tries another candidate in every layer of the template, and what
+survives there is confirmed in all layers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice, product
+
+from ckptdbg.compare.noise import SUSPECT
+from ckptdbg.diagnose.grammar import VALUES, Edit, edits, exchanges
+from ckptdbg.diagnose.regions import Place
+from ckptdbg.diagnose.trial import Attempt, Bench
+from ckptdbg.mapping import BoundEntry
+from ckptdbg.mapping import Mapping as TensorMapping
+
+# Pairs beyond this are not tried: on 2 cores a run of a small model takes some 20 ms, and 400 pairs take seconds.
+_MOST_PAIRS = 400
+
+
+@dataclass(frozen=True)
+class Mend:
+    """Edits that bring every place of a template to noise."""
+
+    edits: tuple[Edit, ...]
+    before: float
+    after: float
+    also: tuple[tuple[Edit, ...], ...] = ()
+    """Other edits that do as well: the evidence cannot tell them apart."""
+
+    @property
+    def cost(self) -> int:
+        return sum(e.cost for e in self.edits)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found, and which families of edits it excluded."""
+
+    mend: Mend | None
+    excluded: tuple[str, ...]
+    tried: int
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """An entry that may be at fault at a place."""
+
+    entry: BoundEntry
+    values_only: bool = False
+    """Its layout is seen to be right elsewhere; a scale may still be wrong (a norm hides it there)."""
+
+
+def search(
+    bench: Bench,
+    places: Sequence[Place],
+    suspects: Sequence[Suspect],
+    mapping: TensorMapping,
+    sizes: Mapping[str, int],
+    unused: Mapping[str, tuple[int, ...]],
+) -> Outcome:
+    """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template."""
+    singles = {}
+    for s in suspects:
+        found = [(e,) for e in edits(s.entry, mapping, sizes, unused) if not s.values_only or e.family in VALUES]
+        singles[s.entry.name] = _distinct(bench, places[0], found)
+    touched = {s.entry.name for s in suspects}
+    full = [s.entry for s in suspects if not s.values_only]
+    rounds: list[list[tuple[Edit, ...]]] = [
+        [*exchanges(full, mapping), *(c for found in singles.values() for c in found)],
+        list(islice(_pairs([singles[e.name] for e in full]), _MOST_PAIRS)),
+    ]
+    tried = 0
+    for candidates in rounds:
+        tried += len(candidates)
+        mends = _mending(bench, places, candidates, touched)
+        if mends:
+            best, *others = sorted(mends, key=lambda m: (m.cost, len(m.edits)))
+            also = tuple(m.edits for m in others)
+            return Outcome(Mend(best.edits, best.before, best.after, also), (), tried)
+    families = dict.fromkeys(e.family for found in singles.values() for c in found for e in c)
+    return Outcome(None, tuple(f"{family} of {', '.join(singles)}" for family in families), tried)
+
+
+def _distinct(bench: Bench, place: Place, candidates: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:
+    """Candidates with an effect at the place, one for each effect, the cheapest."""
+    found: dict[tuple, tuple[Edit, ...]] = {bench.effect(Attempt(place, ())): ()}
+    nothing = {bench.effect(Attempt(place, ()))}
+    for candidate in sorted(candidates, key=lambda c: sum(e.cost for e in c)):
+        effect = bench.effect(Attempt(place, candidate))
+        if effect not in nothing:
+            found.setdefault(effect, candidate)
+    return [c for c in found.values() if c]
+
+
+def _pairs(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ...]]:
+    """Edits of two entries at once: of the same family, as q and k that both miss their permutation."""
+    for first, second in combinations(singles, 2):
+        for (a,), (b,) in product(first, second):
+            if a.family == b.family:
+                yield (a, b)
+
+
+def _mending(
+    bench: Bench, places: Sequence[Place], candidates: Sequence[tuple[Edit, ...]], entries: set[str]
+) -> list[Mend]:
+    """Candidates that bring their place to noise, confirmed at all places together."""
+    groups = _groups(bench, places, entries)
+    survivors = []
+    for i in range(0, len(candidates), len(groups[0])):
+        batch = candidates[i : i + len(groups[0])]
+        attempts = [Attempt(p, c) for p, c in zip(groups[0], batch, strict=False)]
+        survivors += [c for c, r in zip(batch, bench.ratios(attempts), strict=True) if r < SUSPECT]
+    before = max(p.ratio for p in places)
+    mends = []
+    for candidate in survivors:
+        after = max(max(bench.ratios([Attempt(p, candidate) for p in group])) for group in groups)
+        if after < SUSPECT:
+            mends.append(Mend(candidate, before, after))
+    return mends
+
+
+def _groups(bench: Bench, places: Sequence[Place], entries: set[str]) -> list[list[Place]]:
+    """Places in groups that share nothing the entries make, so that each can try something else in one run."""
+    groups: list[tuple[set[str], list[Place]]] = []
+    for place in places:
+        touched = bench.tensors(place, entries)
+        for seen, members in groups:
+            if not seen & touched:
+                seen |= touched
+                members.append(place)
+                break
+        else:
+            groups.append((touched, [place]))
+    return [members for _, members in groups]

@@ -1,0 +1,189 @@
+"""Trying a repair on a region.
+
+The source's values are planted as the repaired mapping would lay them out, and the region's result is measured
+again. Weights and plants are arguments of the compiled run, so nothing is compiled anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.carry import Carried, carry
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.features import FeatureMap, pair
+from ckptdbg.compare.noise import Measure, measure, unit_roundoff
+from ckptdbg.diagnose.grammar import Edit
+from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.diagnose.relabel import Relabel
+from ckptdbg.mapping import BoundEntry, BoundMapping
+from ckptdbg.models.records import Plant, Trace
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Some edits at one place."""
+
+    place: Place
+    edits: tuple[Edit, ...]
+
+
+class Bench:
+    """Where attempts are tried: many in one run, as long as their places share no anchor."""
+
+    def __init__(self, comparison: Comparison, mapping: BoundMapping) -> None:
+        self.comparison, self.mapping = comparison, mapping
+        self.relabel = Relabel(comparison.target, mapping, comparison.source.view.specs)
+        self.entries: dict[str, list[BoundEntry]] = {}
+        for entry in mapping.entries:
+            self.entries.setdefault(entry.name, []).append(entry)
+        self._ports: dict[tuple, tuple[FeatureMap | None, FeatureMap | None]] = {}
+        self.runs = 0
+
+    def ratios(self, attempts: Sequence[Attempt]) -> list[float]:
+        """Promoted ratio at each attempt's place after its edits; inf where an edit takes the place's counterpart
+        away."""
+        changed = [self._changed(a) for a in attempts]
+        plants = dict(self.comparison.plants)
+        for attempt, entries in zip(attempts, changed, strict=True):
+            for feed in attempt.place.feeds:
+                self._plant(plants, feed, entries)
+        trace = self.comparison.rerun.promoted(plants, self._values(changed))
+        self.runs += 1
+        return [self._ratio(a.place, entries, trace) for a, entries in zip(attempts, changed, strict=True)]
+
+    def tensors(self, place: Place, entries: set[str]) -> set[str]:
+        """The target tensors of a place that these entries make."""
+        target = self.comparison.target
+        labels = [target.labels[a] for a in (*place.feeds, *place.consumers) if a != OUTPUT]
+        labels += [target.met_labels[m] for m in place.met]
+        return {t for x in labels for e in x.entries if e.name in entries for t in e.targets}
+
+    def effect(self, attempt: Attempt) -> tuple:
+        """What an attempt changes, as something that can be compared: equal effects need trying once."""
+        entries = self._changed(attempt)
+        parts: list[Any] = []
+        for anchor in sorted({*attempt.place.feeds, *(c for c in attempt.place.consumers if c != OUTPUT)}):
+            if self._touches(anchor, entries):
+                found = self._maps(anchor, entries)[1 if anchor in attempt.place.feeds else 0]
+                parts.append(None if found is None else (anchor, found.scale.tobytes(), *_bytes(found)))
+        for m in sorted(attempt.place.met):
+            names = [t for t in self.comparison.target.met_labels[m].tensors if t in entries]
+            parts += [(m, str(entries[t].ops), entries[t].sources) for t in names]
+        return tuple(parts)
+
+    def _changed(self, attempt: Attempt) -> dict[str, BoundEntry]:
+        """By target tensor, the entries as the attempt would have them, for the tensors of its place."""
+        place, target = attempt.place, self.comparison.target
+        labels = [target.labels[a] for a in (*place.feeds, *place.consumers) if a != OUTPUT]
+        labels += [target.met_labels[m] for m in place.met]
+        found = {}
+        for edit in attempt.edits:
+            for label in labels:
+                for entry in label.entries:
+                    if entry.name == edit.entry:
+                        changed = edit.applied(entry, self.entries)
+                        found |= dict.fromkeys(entry.targets, changed)
+        return found
+
+    def _touches(self, anchor: int, changed: Mapping[str, BoundEntry]) -> bool:
+        return any(t in changed for t in self.comparison.target.labels[anchor].tensors)
+
+    def _maps(self, anchor: int, changed: Mapping[str, BoundEntry]) -> tuple[FeatureMap | None, FeatureMap | None]:
+        """Feature maps (in, out) of one anchor under the changed entries."""
+        pairing, target, source = self.comparison.pairing, self.comparison.target, self.comparison.source.view
+        if not self._touches(anchor, changed):
+            return pairing.inputs[anchor], pairing.outputs[anchor]
+        entries = [changed.get(t) for t in target.labels[anchor].tensors]
+        key = (anchor, tuple((e.ops, e.sources) if e else None for e in entries))
+        if key not in self._ports:
+            layout = self.relabel.layout(anchor, changed)
+            if layout is None:
+                self._ports[key] = (None, None)
+            else:
+                found = pair(source.graph.anchors, source.anchors, [target.graph.anchors[anchor]], [layout])
+                self._ports[key] = (found.inputs[0], found.outputs[0])
+        return self._ports[key]
+
+    def _plant(self, plants: dict[int, Plant], feed: int, changed: Mapping[str, BoundEntry]) -> None:
+        if not self._touches(feed, changed):
+            return
+        found = self._maps(feed, changed)[1]
+        records = self.comparison.source.runs.free.working.records
+        if found is not None:
+            rows = self.comparison.free.working.records[feed].rows
+            carried = carry(found, rows, records, "out", self.comparison.gauges.get(feed, 1.0))
+            old = plants.get(feed, Plant())
+            plants[feed] = replace(old, output=carried.values, output_mask=carried.mask)
+
+    def _values(self, changed: Sequence[Mapping[str, BoundEntry]]) -> dict[str, Array]:
+        """Target tensors that the edits of region parameters make anew."""
+        target = self.comparison.target
+        met = {t for label in target.met_labels for t in label.tensors}
+        entries = {t: e for each in changed for t, e in each.items() if t in met}
+        read = self.comparison.rerun.tensors.read_source
+        return {
+            t: e.apply([np.asarray(read(s), np.float64) for s in e.sources], cast=False)[e.targets.index(t)]
+            for t, e in entries.items()
+        }
+
+    def _ratio(self, place: Place, changed: Mapping[str, BoundEntry], trace: Trace) -> float:
+        """Worst promoted ratio over the place's consumers."""
+        if place.consumers[0] == OUTPUT:
+            return self._output_ratio(place, changed, trace)
+        return max(self._consumer_ratio(c, changed, trace) for c in place.consumers)
+
+    def _consumer_ratio(self, consumer: int, changed: Mapping[str, BoundEntry], trace: Trace) -> float:
+        found = self._maps(consumer, changed)[0]
+        if found is None:
+            return np.inf
+        own, runs = self.comparison.isolated, self.comparison.source.runs.isolated
+        rows = self.comparison.free.working.records[consumer].rows
+        gauge = self.comparison.gauges.get(consumer, 1.0)
+        expected, working, jittered = (
+            carry(found, rows, t.records, "in", gauge) for t in (runs.promoted, runs.working, runs.jittered)
+        )
+        now, before, moved = (t.records[consumer].input for t in (trace, own.promoted, own.jittered))
+        if now is None or before is None or moved is None:
+            return np.inf
+        return _promoted(now, expected, working, jittered, moved - before).ratio
+
+    def _output_ratio(self, place: Place, changed: Mapping[str, BoundEntry], trace: Trace) -> float:
+        comparison, index = self.comparison, self.comparison.output.index
+        makers = [f for f in place.feeds if self._touches(f, changed)]
+        for maker in makers:
+            found = self._maps(maker, changed)[1]
+            if found is None or len(found.offers) != 1 or len(found.scale) != len(index):
+                return np.inf
+            index = found.offers[0][1]
+        runs, own = comparison.source.runs, comparison.isolated
+        real = ~np.isin(np.arange(len(trace.output)), runs.padded)
+
+        def carried(t: Trace) -> Carried:
+            return Carried(t.output[:, np.maximum(index, 0)], real[:, None] & (index >= 0))
+
+        isolated = runs.isolated
+        expected, working, jittered = (carried(t) for t in (isolated.promoted, isolated.working, isolated.jittered))
+        return _promoted(trace.output, expected, working, jittered, own.jittered.output - own.promoted.output).ratio
+
+
+def _promoted(found: Array, expected: Carried, working: Carried, jittered: Carried, moved: Array) -> Measure:
+    """The promoted ratio of ``found`` against the carried source, as in ``compare.sites``."""
+    double, single = unit_roundoff(np.dtype(np.float64)), unit_roundoff(np.dtype(np.float32))
+    values = np.asarray(working.values, np.float64)
+    noise = [
+        jittered.values - expected.values,
+        moved,
+        (values - expected.values) * (double / single),
+        double * np.abs(values),
+    ]
+    return measure(found - expected.values, noise, expected.mask)
+
+
+def _bytes(found: FeatureMap) -> tuple:
+    return tuple((anchor, index.tobytes()) for anchor, index in found.offers)

@@ -1,0 +1,114 @@
+"""Diagnosis by mending: every cause that is found is mended and the whole model run again, until nothing is left to
+mend.
+
+What an earlier fault masked shows in the next round; a repair counts as verified when the place it mends is at noise
+in a run of the whole model on this probe and on a second seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from ckptdbg.diagnose.findings import find
+from ckptdbg.diagnose.regions import Place, find_places
+from ckptdbg.diagnose.search import Mend, Outcome, search
+from ckptdbg.diagnose.suspects import suspects_of
+from ckptdbg.diagnose.trial import Bench
+from ckptdbg.mapping import Mapping as TensorMapping
+from ckptdbg.result import Finding
+
+if TYPE_CHECKING:
+    from ckptdbg.session import Session
+
+Array = NDArray[Any]
+# Faults that mask each other come to light one round after another; more rounds than this would be guessing.
+_MOST_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, and the mapping with all verified repairs."""
+
+    findings: list[Finding]
+    mapping: TensorMapping
+    mended: bool
+    """Whether the mapping differs from the one that was given."""
+
+    @classmethod
+    def of(cls, session: Session) -> Diagnosis:
+        """Where nothing diverges: findings without effect only (precision, symmetries)."""
+        return cls(find(session.comparison, session.evidence, session.mapping), session.unbound_mapping, False)
+
+
+@dataclass
+class _State:
+    mapping: TensorMapping
+    patches: dict[str, Array] = field(default_factory=dict)
+    """Target tensors that stand in for wrong ones."""
+    edited: set[str] = field(default_factory=set)
+    """Entries whose targets are to be made again."""
+
+
+def diagnose(session: Session) -> Diagnosis:
+    """Find causes, try corrections, run the whole model again. Compiles nothing anew."""
+    state = _State(session.unbound_mapping)
+    findings: dict[tuple, Finding] = {}
+    current = session
+    for _ in range(_MOST_ROUNDS):
+        found, mended = _round(current, state)
+        for finding in found:
+            findings.setdefault(_key(finding), finding)
+        if not mended:
+            break
+        current = session.repaired(state.mapping, state.patches)
+    left = {_key(f) for f in found}
+    verified = _healthy_on_another_seed(session, state) if not left or current is not session else False
+    done = [_verified(f, verified and _key(f) not in left) for f in findings.values()]
+    return Diagnosis(done, state.mapping, state.mapping.text != session.unbound_mapping.text)
+
+
+def _key(finding: Finding) -> tuple:
+    """The same finding in a later round has the same key."""
+    return finding.site, tuple(e.name for e in finding.entries)
+
+
+def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
+    """One comparison and what it leads to. Changes ``state`` where something is mended."""
+    comparison, mapping = session.comparison, session.mapping
+    bench, sizes, unused = Bench(comparison, mapping), session.sizes, session.unused_sources
+    mends: list[Mend] = []
+
+    def solve(places: list[Place]) -> Outcome | None:
+        if places[0].port == "out":
+            return None
+        session.progress(f"trying repairs for {len(places)} places")
+        outcome = search(bench, places, suspects_of(comparison, places[0]), session.unbound_mapping, sizes, unused)
+        if outcome.mend is not None:
+            mends.append(outcome.mend)
+        return outcome
+
+    findings = find(comparison, session.evidence, mapping, solve)
+    wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in state.patches]
+    state.patches |= {t: session.made[t] for t in wrong}
+    for edit in (e for m in mends for e in m.edits):
+        state.mapping = edit.written(state.mapping)
+        state.edited.add(edit.entry)
+    if mends:
+        made = session.made_by(state.mapping, state.edited)
+        state.patches |= made
+    return findings, bool(wrong or mends)
+
+
+def _healthy_on_another_seed(session: Session, state: _State) -> bool:
+    """Whether the whole model, mended, is at noise on other tokens."""
+    other = session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1)
+    return not other.comparison.output.free.divergent and not find_places(other.comparison)
+
+
+def _verified(finding: Finding, verified: bool) -> Finding:
+    if finding.repair is None:
+        return finding
+    return finding.model_copy(update={"repair": finding.repair.model_copy(update={"verified": verified})})
