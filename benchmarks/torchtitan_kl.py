@@ -1,9 +1,9 @@
 """What torchtitan's conversion test prints, beside nats per token.
 
-That test averages ``F.kl_div(..., reduction="mean")`` of the last token's logits over 100 prompts of 8 random tokens, for
-its conversion from Hugging Face, back, and for both without the rotary permutation of q and k. "mean" divides by the
-vocabulary too. Here a random Llama of four layers with Llama 3's vocabulary and rotary base takes the place of the 8B
-model, converted by torchtitan's own adapter.
+That test averages ``F.kl_div(..., reduction="mean")`` of the last token's logits over 100 prompts of 8 random tokens,
+for its conversion from Hugging Face, back, and for both without the rotary permutation of q and k. "mean" divides by
+the vocabulary too. Here a random Llama of four layers with Llama 3's vocabulary and rotary base takes the place of the
+8B model, converted by torchtitan's own adapter.
 
     .venv-interop/bin/python benchmarks/torchtitan_kl.py
 """

@@ -6,7 +6,6 @@ penzai reads fields that transformers 5 has renamed; they are put back on the co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import transformers
 from jax import Array

@@ -13,7 +13,7 @@ IDS = np.random.default_rng(1).integers(0, 7, (2, 3)).astype(np.int32)
 
 
 def lookup(kept: bool, features_first: bool, slice_rows: int = 1):
-    """``[batch, length]`` ids to rows of ``TABLE``, whose table is stored with the vocabulary on axis ``features_first``."""
+    """``[batch, length]`` ids to rows of ``TABLE``, the table's vocabulary on axis ``features_first``."""
     vocabulary = int(features_first)
     sizes = [5, 5]
     sizes[vocabulary] = slice_rows
