@@ -188,11 +188,11 @@ def test_planting_what_was_recorded_changes_nothing(model: tuple[JaxSide, Any]) 
 def test_a_plant_in_one_layer_reaches_only_what_follows(model: tuple[JaxSide, Any]) -> None:
     side, _ = model
     inputs = d.ids()
-    graph, trace = side.graph(inputs), side.run(inputs)
+    graph, trace = side.graph(inputs), side.run(inputs, promoted=True)
     place = 1 + 7 + 6  # down, second layer
     value = trace.records[place].output.copy()
     value[3, 5] += 1
-    after = side.run(inputs, plants={place: Plant(output=value)})
+    after = side.run(inputs, promoted=True, plants={place: Plant(output=value)})
     same = [np.array_equal(a.output, b.output) for a, b in zip(trace.records, after.records, strict=True)]
     assert same == [i <= place for i in range(len(graph.anchors))]
     # Token 3 of the first sequence changed: what comes before it, and the other sequence, stay.
@@ -200,19 +200,19 @@ def test_a_plant_in_one_layer_reaches_only_what_follows(model: tuple[JaxSide, An
     np.testing.assert_array_equal(changed, np.arange(3, d.LENGTH))
     mask = np.zeros(value.shape, bool)
     mask[3, 5] = True
-    noise = np.where(mask, value, 99).astype(np.float32)
-    masked = side.run(inputs, plants={place: Plant(output=noise, output_mask=mask)})
+    noise = np.where(mask, value, 99)
+    masked = side.run(inputs, promoted=True, plants={place: Plant(output=noise, output_mask=mask)})
     np.testing.assert_array_equal(masked.output, after.output)
 
 
 def test_a_planted_in_is_seen_at_that_use_only(model: tuple[JaxSide, Any]) -> None:
     side, _ = model
     inputs = d.ids()
-    trace = side.run(inputs)
+    trace = side.run(inputs, promoted=True)
     query, key = 1 + 7, 1 + 7 + 1  # both read the same norm
     given = trace.records[query].input
     assert given is not None
-    after = side.run(inputs, plants={query: Plant(input=given + 1)})
+    after = side.run(inputs, promoted=True, plants={query: Plant(input=given + 1)})
     np.testing.assert_array_equal(after.records[query].input, given)  # recorded before planting
     assert not np.array_equal(after.records[query].output, trace.records[query].output)
     np.testing.assert_array_equal(after.records[key].output, trace.records[key].output)

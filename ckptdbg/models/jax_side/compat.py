@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+from jax._src import core as internals
 from jax._src import source_info_util
 from jax.extend import core
 
@@ -32,6 +33,11 @@ def enable_x64() -> AbstractContextManager[Any]:
     if hasattr(jax, "enable_x64"):
         return jax.enable_x64(True)
     return importlib.import_module("jax.experimental").enable_x64(True)
+
+
+def tracing() -> bool:
+    """Whether a transformation is under way, so that operations are recorded and not computed."""
+    return not internals.trace_state_clean()
 
 
 def opened(jaxpr: Any) -> tuple[Any, list[Any]]:

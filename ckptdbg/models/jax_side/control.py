@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -68,27 +69,27 @@ class ControlFlow:
         index, operands = ins[0], ins[1:]
         assert index is not None
 
-        def branch(body: Block) -> Callable[[], Any]:
-            return lambda: self.inner(self.replacements(body), lambda: self.block(body, operands))
-
-        branches = [branch(body) for body in op.bodies]
+        branches = [partial(self.branch, body, operands) for body in op.bodies]
         shapes = [jax.eval_shape(b) for b in branches]
-        blank: Captured = {}
+        nothing: Captured = {}
         for _, captured in shapes:
-            blank.update(captured)
+            nothing.update(captured)
         shared = [_shared([outs[i] for outs, _ in shapes]) for i in range(len(op.outs))]
 
         def uniform(run: Callable[[], Any]) -> Callable[[], Any]:
             def same() -> Any:
                 outs, captured = run()
                 kept = [_conform(value, like) for value, like in zip(outs, shared, strict=True)]
-                return kept, {key: captured.get(key) or _blank(ports) for key, ports in blank.items()}
+                return kept, blank(nothing) | captured
 
             return same
 
         outs, captured = lax.switch(index.data, [uniform(b) for b in branches])
         self.captured.update(captured)
         return outs
+
+    def branch(self, body: Block, operands: Sequence[Value | None]) -> tuple[list[Value | None], Captured]:
+        return self.inner(self.replacements(body), lambda: self.block(body, operands))
 
     def while_loop(self, op: Op, data: list[Any]) -> list[Any]:
         """Nothing is captured inside: the number of iterations is not known."""
@@ -177,6 +178,9 @@ def _structure(value: Value | None) -> list[tuple[Any, bool]]:
     return [] if value is None else [(s.shape, known(s)) for s in value.shadows]
 
 
-def _blank(ports: dict[str, Any]) -> dict[str, Any]:
+def blank(shapes: Captured) -> Captured:
     """What the sites of a branch that was not taken show: zeros, and no token."""
-    return {port: jnp.full(s.shape, -1 if port == "rows" else 0, s.dtype) for port, s in ports.items()}
+    return {
+        key: {port: jnp.full(s.shape, -1 if port == "rows" else 0, s.dtype) for port, s in ports.items()}
+        for key, ports in shapes.items()
+    }

@@ -47,6 +47,9 @@ class Evaluator(ControlFlow):
         self.env.update(zip(block.ins, args, strict=True))
         for op in block.ops:
             self.env.update(zip(op.outs, self.op(op), strict=True))
+            for var in block.last_uses[op.key]:
+                if var not in self.taint.met:
+                    del self.env[var]
         return [self.read(atom) for atom in block.outs]
 
     def read(self, atom: Atom) -> Value | None:

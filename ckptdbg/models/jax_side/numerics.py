@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -100,17 +99,18 @@ def jitter(value: Any, dtype: np.dtype, seed: Any, key: int) -> Any:
     Whole numbers stay as they are: nothing was rounded to make them (exponents, counts, 0 and 1 of masks). So are all
     floats too large to have a fraction (the lowest finite value, which masks add) and infinities.
     """
-    signs = 1 - 2 * (_hash(jnp.shape(value), seed, key) & 1).astype(value.dtype)
-    ulp = jnp.asarray(float(jnp.finfo(dtype).eps), value.dtype)
+    xp = np if isinstance(value, np.ndarray) else jnp
+    signs = 1 - 2 * (_hash(xp, value.shape, seed, key) & 1).astype(value.dtype)
+    ulp = xp.asarray(float(jnp.finfo(dtype).eps), value.dtype)
     moved = value * (1 + signs * ulp)
-    return jnp.where(jnp.round(value) == value, value, moved)
+    return xp.where(xp.rint(value) == value, value, moved)
 
 
-def _hash(shape: tuple[int, ...], seed: Any, key: int) -> jax.Array:
+def _hash(xp: Any, shape: tuple[int, ...], seed: Any, key: int) -> Any:
     """A pseudo-random uint32 for every place, by an integer mixer: ``jax.random`` takes long to compile for each of
     many small constants. The multipliers are those of ``lowbias32`` (C. Wellons, "Prospecting for hash functions")."""
-    place = lax.iota(np.uint32, int(np.prod(shape))).reshape(shape)
-    mixed = place + jnp.asarray(seed, np.uint32) * np.uint32(0x9E3779B9) + np.uint32(key * 0x85EBCA6B & 0xFFFFFFFF)
+    mixed = xp.arange(int(np.prod(shape)), dtype=np.uint32) + xp.full((1,), seed, np.uint32) * np.uint32(0x9E3779B9)
+    mixed = mixed + np.uint32(key * 0x85EBCA6B & 0xFFFFFFFF)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
-    return mixed ^ (mixed >> np.uint32(16))
+    return (mixed ^ (mixed >> np.uint32(16))).reshape(shape)

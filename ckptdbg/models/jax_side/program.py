@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,18 @@ class Block:
             yield op
             for body in op.bodies:
                 yield from body.every_op()
+
+    @cached_property
+    def last_uses(self) -> dict[int, tuple[Var, ...]]:
+        """By the key of an equation, the results of equations of this block that nothing after it reads."""
+        made = {var for op in self.ops for var in op.outs}
+        later: set[Atom] = set(self.outs)
+        found = {}
+        for op in reversed(self.ops):
+            gone = {atom for atom in (*op.ins, *op.outs) if atom in made} - later
+            found[op.key] = tuple(atom for atom in gone if isinstance(atom, Var))
+            later |= gone
+        return found
 
 
 def build(closed: core.ClosedJaxpr, leaves: Sequence[Any], constants: Sequence[Any] = ()) -> Block:

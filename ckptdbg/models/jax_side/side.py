@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ckptdbg.errors import CkptdbgError, LoaderError
 from ckptdbg.models.jax_side import border, compat, numerics, program, rows
 from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator
 from ckptdbg.models.jax_side.shadows import Value
+from ckptdbg.models.jax_side.stepwise import StepwiseEvaluator
 from ckptdbg.models.jax_side.taint import Taint
 from ckptdbg.models.jax_side.walk import Walk
 from ckptdbg.models.jax_side.wrap import select, wrap
@@ -89,21 +91,21 @@ class JaxSide:
         plants: Mapping[int, Plant] | None = None,
         choices: Sequence[Array] | None = None,
     ) -> Trace:
-        """One forward pass (see ``Side``)."""
+        """One forward pass (see ``Side``). Compiled whole as the model is; with plants or promoted, step by step."""
         traced = self._traced(inputs)
+        if choices is not None and not promoted and not plants:
+            free = self.run(inputs, values=values, jitter=jitter)
+            if _chosen(free, choices):  # pinned to what it chooses by itself: nothing to compile
+                return free
         replace = border.replacements(traced.walk, plants or {}, choices, promoted)
         seed = None if jitter is None else np.uint32(jitter)
         given = {name: np.asarray(inputs[name], _as(spec.dtype, promoted)) for name, spec in traced.inputs.items()}
 
-        def call() -> Any:
-            function = self._compiled(traced, ("run", promoted), _forward(promoted))
-            return jax.device_get(function(self._leaves(values or {}, promoted), given, seed, replace))
-
-        if promoted:
-            with compat.enable_x64():
-                output, captured = call()
-        else:
-            output, captured = call()
+        whole = not promoted and not plants
+        with compat.enable_x64() if promoted else nullcontext():
+            run = self._compiled(traced, "run", _whole) if whole else _forward(traced, StepwiseEvaluator, promoted)
+            leaves, given = jax.device_put((self._leaves(values or {}, promoted), given))
+            output, captured = jax.device_get(run(leaves, given, seed, replace))
         return border.trace(traced.walk, np.asarray(output), captured, traced.tokens)
 
     def _leaf(self, name: str) -> Any:
@@ -180,23 +182,28 @@ def _as(dtype: Any, promoted: bool) -> Any:
     return numerics.double(dtype) if promoted else dtype
 
 
-def _forward(promoted: bool) -> Callable[[Traced], Callable]:
-    def build(traced: Traced) -> Callable:
-        def forward(leaves: list[Any], inputs: dict[str, Any], seed: Any, replace: Any) -> Any:
-            evaluator = Evaluator(
-                traced.walk.taint, frozenset(traced.walk.pinned), promoted=promoted, jitter=seed, replace=replace
-            )
-            args = [Value(leaf) for leaf in leaves]
-            args += [
-                Value(inputs[name], rows.token_ids(spec.shape, traced.tokens)) for name, spec in traced.inputs.items()
-            ]
-            output = evaluator.run(traced.root, args)
-            assert output is not None
-            return output.data, evaluator.captured
+def _chosen(trace: Trace, choices: Sequence[Array]) -> bool:
+    return len(trace.choices) == len(choices) and all(
+        np.array_equal(own.indices, given) for own, given in zip(trace.choices, choices, strict=True)
+    )
 
-        return forward
 
-    return build
+def _whole(traced: Traced) -> Callable:
+    return _forward(traced, Evaluator, promoted=False)
+
+
+def _forward(traced: Traced, how: type[Evaluator], promoted: bool) -> Callable:
+    def forward(leaves: list[Any], inputs: dict[str, Any], seed: Any, replace: Any) -> Any:
+        pinned = frozenset(traced.walk.pinned)
+        evaluator = how(traced.walk.taint, pinned, promoted=promoted, jitter=seed, replace=replace)
+        args = [Value(leaf) for leaf in leaves]
+        for name, spec in traced.inputs.items():
+            args.append(Value(inputs[name], rows.token_ids(spec.shape, traced.tokens)))
+        output = evaluator.run(traced.root, args)
+        assert output is not None
+        return output.data, evaluator.captured
+
+    return forward
 
 
 def _operands(traced: Traced) -> Callable:

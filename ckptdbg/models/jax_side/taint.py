@@ -19,6 +19,9 @@ class Taint:
         self.source: dict[Var, Op] = {}
         for op in root.every_op():
             self.source.update((out, op) for out in op.outs)
+        meetings = [site for site in self.sites.values() if isinstance(site, MeetingSite)]
+        self.met = frozenset(atom for site in meetings for atom in self.meeting_operands(site))
+        """What the meetings read: the value before it was broadcast, so possibly that of an earlier equation."""
 
     def of(self, atom: Atom) -> Level:
         return self.level[atom] if isinstance(atom, Var) else Level.CONSTANT
