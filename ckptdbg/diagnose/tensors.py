@@ -52,13 +52,17 @@ def compare_tensors(
 
 def wrong_elements(expected: Array, actual: Array, dtype: str) -> Array:
     """Boolean mask of the elements that rounding to ``dtype`` does not explain."""
-    kind = np.dtype(dtype) if dtype in np.sctypeDict else np.dtype(getattr(ml_dtypes, dtype))
+    kind = _kind(dtype)
     if kind.kind in "iub":
         return expected != actual
     scale = np.maximum(np.abs(expected), np.sqrt(np.mean(np.square(expected))) if expected.size else 0.0)
     with np.errstate(invalid="ignore"):
         close = np.abs(actual - expected) <= _ROUNDINGS * unit_roundoff(kind) * scale
     return ~(close | (expected == actual) | (np.isnan(expected) & np.isnan(actual)))
+
+
+def _kind(dtype: str) -> np.dtype:
+    return np.dtype(dtype) if dtype in np.sctypeDict else np.dtype(getattr(ml_dtypes, dtype))
 
 
 def _compare(name: str, expected: Array, actual: Array, dtype: str) -> TensorDifference | None:
@@ -68,7 +72,8 @@ def _compare(name: str, expected: Array, actual: Array, dtype: str) -> TensorDif
         return None
     worst = np.unravel_index(int(np.argmax(np.where(wrong, np.abs(np.nan_to_num(actual) - expected), -1))), wrong.shape)
     first = tuple(int(i) for i in worst)
-    how = _how(expected, actual, wrong, count)
+    whole = _kind(dtype).kind in "iub" and not np.array_equal(expected, np.round(expected))
+    how = f"stored as {dtype}, which cannot hold it" if whole else _how(expected, actual, wrong, count)
     return TensorDifference(name, count, wrong.size, first, float(actual[first]), float(expected[first]), how)
 
 
