@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ckptdbg.api import assert_equivalent as assert_equivalent
     from ckptdbg.api import capture as capture
-    from ckptdbg.api import compare as compare
+    from ckptdbg.api import compare_models as compare_models
     from ckptdbg.errors import CkptdbgError as CkptdbgError
     from ckptdbg.mapping import Mapping as Mapping
     from ckptdbg.models.jax_model import JaxModel as JaxModel
@@ -25,11 +25,12 @@ _WHERE = {
     "Result": ("ckptdbg.result", "Result"),
     "assert_equivalent": ("ckptdbg.api", "assert_equivalent"),
     "capture": ("ckptdbg.api", "capture"),
-    "compare": ("ckptdbg.api", "compare"),
+    # not `compare`: that name is a package, and hides the function as soon as it is imported
+    "compare_models": ("ckptdbg.api", "compare_models"),
     "open": ("ckptdbg.session", "open_session"),
 }
 
-__all__ = ["CkptdbgError", "JaxModel", "Mapping", "Result", "assert_equivalent", "capture", "compare", "open"]
+__all__ = ["CkptdbgError", "JaxModel", "Mapping", "Result", "assert_equivalent", "capture", "compare_models", "open"]
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from ckptdbg.session import Session
 Array = NDArray[Any]
 
 
-def compare(
+def compare_models(
     source: Any,
     target: Any,
     mapping: TensorMapping | str | Path,
@@ -58,9 +58,9 @@ def assert_equivalent(
     *,
     variables: Mapping[str, Any] | None = None,
 ) -> Result:
-    """``compare`` for a test suite. Raises AssertionError, with the findings, unless equivalent or at a precision
+    """``compare_models`` for a test suite. Raises AssertionError, with the findings, unless equivalent or at a precision
     floor."""
-    result = compare(source, target, mapping, inputs, variables=variables)
+    result = compare_models(source, target, mapping, inputs, variables=variables)
     if result.verdict not in ("equivalent", "precision-floor"):
         lines = [f"{f.site}: {f.explanation}" for f in result.findings] or ["nothing else was found"]
         raise AssertionError("\n".join([f"the two models are not equivalent: {result.verdict}", *lines]))
