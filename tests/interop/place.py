@@ -20,23 +20,33 @@ def no_edit(entries: dict[str, Any]) -> None:
 
 
 def place(
-    name: str, folder: Path, family: str, *, edit: Edit = no_edit, target: str | None = None, **sizes: Any
+    name: str,
+    folder: Path,
+    source: str | Path,
+    *,
+    edit: Edit = no_edit,
+    target: str | None = None,
+    options: dict[str, Any] | None = None,
+    **sizes: Any,
 ) -> Path:
-    """The config ``name`` with a tiny random ``family`` checkpoint as its source and an edited copy of its mapping.
+    """The config ``name`` ready to run in ``folder``, with an edited copy of its mapping; returns the config's path.
 
-    ``target`` is the target's path; without it, its weights are those that the mapping makes. ``sizes`` are fields of
-    the source's configuration. Returns the config's path.
+    ``source`` is a checkpoint folder, or the family of a tiny random one with ``sizes`` in its configuration.
+    ``target`` is the target's path; without it, its weights are those that the mapping makes. ``options`` are added to
+    those of the target's loader.
     """
     ready = sample_configs() / "interop"
     file = ready / f"{name}.yaml"
     config = parse_yaml(read_text(file, ConfigError), str(file), ConfigError)
-    write_checkpoint(family, folder / "source", **sizes)
-    for side in (config["source"], config["target"]):
-        if ".py:" in side["loader"]:
-            side["loader"] = str(ready / side["loader"])
-    if target is None:
-        del config["target"]["path"]
-    else:
+    if isinstance(source, str):
+        source = write_checkpoint(source, folder / "source", **sizes)
+    config["source"]["path"] = str(source)
+    if ".py:" in config["target"]["loader"]:
+        config["target"]["loader"] = str(ready / config["target"]["loader"])
+    if options:
+        config["target"].setdefault("options", {}).update(options)
+    config["target"].pop("path")
+    if target is not None:
         config["target"]["path"] = target
     config["mapping"] = str(copy_mapping(ready / config["mapping"], folder / "mapping.yaml", edit))
     path = folder / "config.yaml"
