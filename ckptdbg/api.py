@@ -58,8 +58,8 @@ def assert_equivalent(
     *,
     variables: Mapping[str, Any] | None = None,
 ) -> Result:
-    """``compare_models`` for a test suite. Raises AssertionError, with the findings, unless equivalent or at a precision
-    floor."""
+    """``compare_models`` for a test suite. Raises AssertionError, with the findings, unless equivalent or at a
+    precision floor."""
     result = compare_models(source, target, mapping, inputs, variables=variables)
     if result.verdict not in ("equivalent", "precision-floor"):
         lines = [f"{f.site}: {f.explanation}" for f in result.findings] or ["nothing else was found"]

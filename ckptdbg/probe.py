@@ -36,6 +36,17 @@ def make_inputs(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Arra
     return inputs
 
 
+def other_tokens(
+    probe: ProbeConfig, config: Mapping[str, Any], inputs: Mapping[str, Array], seed: int
+) -> dict[str, Array]:
+    """``inputs`` with other tokens in the same shapes: drawn anew where they are random, else in another order."""
+    if probe.tokens is not None:
+        return make_inputs(probe.model_copy(update={"seed": seed}), config)
+    rng = np.random.default_rng(seed)
+    names = [name for name in ("input_ids", "decoder_input_ids") if name in inputs]
+    return {**inputs, **{name: rng.permuted(inputs[name]) for name in names}}
+
+
 def vocabulary(config: Mapping[str, Any]) -> int | None:
     """``vocab_size`` of a ``config.json``, also where it is nested in ``text_config``."""
     nested = config.get("text_config") or {}

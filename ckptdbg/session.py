@@ -37,7 +37,7 @@ from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
-from ckptdbg.probe import make_inputs
+from ckptdbg.probe import make_inputs, other_tokens
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
 
@@ -261,15 +261,14 @@ class Session:
         """
         from ckptdbg.models.loaders.patched import patched
 
-        config = self.config
-        if seed is not None:
-            config = config.model_copy(update={"probe": config.probe.model_copy(update={"seed": seed})})
-        other = Session(config, None if seed is not None else self.stored, self.timings, self.progress)
+        other = Session(self.config, None if seed is not None else self.stored, self.timings, self.progress)
         shared = {"unbound_mapping": mapping, "target": patched(self.target, patches), "read_source": self.read_source}
         if self.stored is None:
             shared |= {"source": self.source, "source_exact": self.source_exact}
         if seed is None:
             shared |= {"inputs": self.inputs, "source_side": self.source_side}
+        else:
+            shared["inputs"] = other_tokens(self.config.probe, self.model_config, self.inputs, seed)
         vars(other).update(shared)
         return other
 
