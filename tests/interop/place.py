@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ckptdbg.checkpoint import open_checkpoint, write_safetensors
 from ckptdbg.documents import dump_yaml, parse_yaml, read_text
 from ckptdbg.errors import ConfigError
 from ckptdbg.samples.checkpoints import write_checkpoint
@@ -15,8 +19,8 @@ Edit = Callable[[dict[str, Any]], None]
 """Changes the entries of a mapping, by name, in place."""
 
 
-def no_edit(entries: dict[str, Any]) -> None:
-    """A healthy mapping."""
+def no_edit(_: dict[str, Any]) -> None:
+    """Leaves everything as it is."""
 
 
 def place(
@@ -60,3 +64,23 @@ def copy_mapping(file: Path, to: Path, edit: Edit) -> Path:
     edit({entry["name"]: entry for entry in document["entries"]})
     to.write_text(dump_yaml(document), encoding="utf-8")
     return to
+
+
+def copy_checkpoint(
+    source: Path, to: Path, *, tensors: Callable[[dict[str, Any]], None] = no_edit, config: Edit = no_edit
+) -> Path:
+    """A copy of a checkpoint folder; ``tensors`` and ``config`` change its tensors and its config.json in place."""
+    checkpoint = open_checkpoint(source)
+    values = {name: np.array(checkpoint.read(name)) for name in checkpoint.specs}
+    told = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    tensors(values)
+    config(told)
+    to.mkdir()
+    write_safetensors(to / "model.safetensors", values.items())
+    (to / "config.json").write_text(json.dumps(told), encoding="utf-8")
+    return to
+
+
+def swap(tensors: dict[str, Any], one: str, other: str) -> None:
+    """Exchange two tensors."""
+    tensors[one], tensors[other] = tensors[other], tensors[one]
