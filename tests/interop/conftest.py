@@ -39,5 +39,5 @@ def table() -> Iterator[Table]:
     """What was compared; written into docs/interop.md where CKPTDBG_INTEROP_DOC names it."""
     table = Table()
     yield table
-    if "CKPTDBG_INTEROP_DOC" in os.environ:
-        table.write_into(Path(os.environ["CKPTDBG_INTEROP_DOC"]))
+    if page := os.environ.get("CKPTDBG_INTEROP_DOC"):
+        table.write_into(Path(page))
