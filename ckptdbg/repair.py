@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.regions import Place, find_places
 from ckptdbg.diagnose.search import Mend, Outcome, search
+from ckptdbg.diagnose.static import exchange_partners
 from ckptdbg.diagnose.suspects import suspects_of
 from ckptdbg.diagnose.trial import Bench
 from ckptdbg.mapping import Mapping as TensorMapping
@@ -85,7 +86,9 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         if places[0].port == "out":
             return None
         session.progress(f"trying repairs for {len(places)} places")
-        outcome = search(bench, places, suspects_of(comparison, places[0]), session.unbound_mapping, sizes, unused)
+        suspects = suspects_of(comparison, places[0])
+        partners = exchange_partners(comparison, session.evidence, mapping, places)
+        outcome = search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners)
         if outcome.mend is not None:
             mends.append(outcome.mend)
         return outcome

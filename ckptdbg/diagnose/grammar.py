@@ -9,20 +9,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import islice, permutations, product, zip_longest
 from typing import Any
 
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import BoundEntry
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.ops import Add, Op, OpError, Rearrange, Scale, Transpose
+from ckptdbg.mapping.ops.base import one_line
 
 Shape = tuple[int, ...]
 # Orders of more sources than this are not tried: 4 have 24.
 _MOST_SOURCES = 4
+# Orders within one pattern: three groups of three factors have 216.
+_MOST_ORDERS = 216
 ROTARY, HEADS, FUSED, TRANSPOSED = "rotary order", "head order", "fused order", "transposition"
 SCALE, SHIFT, SUPERFLUOUS = "scale", "shift", "a superfluous op"
 EXCHANGE, ORDER, OTHER = "exchanged entries", "order of the sources", "another source"
+SIZE, LAYERS = "size in a pattern", "layer order"
+_POWERS = ("0.5", "-0.5")
 VALUES = (SCALE, SHIFT, SUPERFLUOUS)
 
 
@@ -45,6 +50,8 @@ class Edit:
     """The entry's own sources in another order."""
     source: str | None = None
     """Another source tensor."""
+    template: str | None = None
+    """Another source, with the entry's one placeholder in braces."""
 
     def applied(self, entry: BoundEntry, others: Mapping[str, Sequence[BoundEntry]]) -> BoundEntry:
         """The bound entry after the edit."""
@@ -58,6 +65,8 @@ class Edit:
             return replace(entry, sources=tuple(entry.sources[i] for i in places), source_layers=layers)
         if self.source is not None:
             return replace(entry, sources=(self.source,))
+        if self.template is not None:
+            return replace(entry, sources=(re.sub(r"\{\w+\}", entry.layer or "", self.template),))
         return replace(entry, ops=self.ops)
 
     def written(self, mapping: TensorMapping) -> TensorMapping:
@@ -69,6 +78,8 @@ class Edit:
             return mapping.with_source(self.entry, [old[i] for i in self.order])
         if self.source is not None:
             return mapping.with_source(self.entry, self.source).without_ignored(self.source)
+        if self.template is not None:
+            return mapping.with_source(self.entry, self.template)
         return mapping.with_ops(self.entry, self.data)
 
     taken: Any = None
@@ -81,12 +92,15 @@ def edits(
     """All single edits of an entry that keep its shapes. ``sizes`` are numbers by name, ``unused`` the source
     tensors that no entry uses."""
     data = mapping.ops(entry.name)
-    found = [*_without(entry, data), *_reordered(entry, data), *_sources(entry, data, mapping, unused or {})]
+    found = [*_without(entry, data), *_resized(entry, data, sizes), *_reordered(entry, data)]
+    factors = _factors(entry, mapping, sizes)
+    found += [*_rescaled(entry, data, factors), *_plain(entry, data, mapping)]
+    found += _sources(entry, data, mapping, unused or {})
     for at in _places(entry):
         shape = _shape_before(entry, at)
-        for family, op, written in _inserted(shape, sizes):
+        for family, op, written in _inserted(shape, sizes, factors):
             ops, new = (*entry.ops[:at], op, *entry.ops[at:]), (*data[:at], written, *data[at:])
-            found.append(Edit(entry.name, family, f"add {op}", 2, ops, new))
+            found.append(Edit(entry.name, family, f"add {one_line(written)}", 2, ops, new))
     return [e for e in found if _fits(entry, e.ops)]
 
 
@@ -133,24 +147,61 @@ def _without(entry: BoundEntry, data: Sequence[Any]) -> Iterator[Edit]:
 
 
 def _reordered(entry: BoundEntry, data: Sequence[Any]) -> Iterator[Edit]:
-    """Factors within one group of a pattern in another order: head-major against dim-major, halves against
+    """Factors within the groups of a pattern in another order: head-major against dim-major, halves against
     neighbours."""
     for i, op in enumerate(entry.ops):
         if not isinstance(op, Rearrange):
             continue
-        for group in re.findall(r"\(([^()]*)\)", op.pattern):
-            for order in permutations(group.split()):
-                if (text := " ".join(order)) == group:
-                    continue
-                pattern = op.pattern.replace(f"({group})", f"({text})", 1)
-                changed = replace(op, pattern=pattern, written="")
-                written = _with_pattern(data[i], pattern)
-                ops, new = (*entry.ops[:i], changed, *entry.ops[i + 1 :]), (*data[:i], written, *data[i + 1 :])
-                yield Edit(entry.name, HEADS, f"{op} becomes {changed}", 1, ops, new)
+        pieces = re.split(r"\(([^()]*)\)", op.pattern)  # every second piece is the inside of a group
+        orders = [list(permutations(group.split())) for group in pieces[1::2]]
+        for chosen in islice(product(*orders), _MOST_ORDERS):
+            groups = [f"({' '.join(order)})" for order in chosen]
+            pattern = "".join(a + b for a, b in zip_longest(pieces[::2], groups, fillvalue=""))
+            if pattern != op.pattern:
+                yield _replaced(entry, data, i, HEADS, replace(op, pattern=pattern, written=""), {"rearrange": pattern})
 
 
-def _with_pattern(data: Any, pattern: str) -> Any:
-    return {**data, "rearrange": pattern}
+def _resized(entry: BoundEntry, data: Sequence[Any], sizes: Mapping[str, int]) -> Iterator[Edit]:
+    """Another number in a pattern: the number of query heads where that of key heads belongs."""
+    for i, op in enumerate(entry.ops):
+        if isinstance(op, Rearrange):
+            for axis, old in dict(op.sizes).items():
+                for name, number in _distinct(sizes):
+                    if number != old:
+                        changed = replace(op, sizes={**dict(op.sizes), axis: number}, written="")
+                        yield _replaced(entry, data, i, SIZE, changed, {axis: name})
+
+
+def _rescaled(entry: BoundEntry, data: Sequence[Any], sizes: Mapping[str, int]) -> Iterator[Edit]:
+    """Another factor in a scale: the root where its inverse belongs."""
+    for i, op in enumerate(entry.ops):
+        if isinstance(op, Scale):
+            for name, size in _distinct(sizes):
+                for power in _POWERS:
+                    written = {"scale": f"{name} ** {power}"}
+                    yield _replaced(entry, data, i, SCALE, Scale(size ** float(power)), written)
+
+
+def _plain(entry: BoundEntry, data: Sequence[Any], mapping: TensorMapping) -> Iterator[Edit]:
+    """The placeholder itself where the source computes with it: layers taken from each other."""
+    written = mapping.source(entry.name)
+    if isinstance(written, str) and entry.layer is not None and len(entry.sources) == 1:
+        plain = re.sub(r"\{[^{}]*?([A-Za-z_]\w*)[^{}]*\}", r"{\1}", written)
+        if plain != written and plain.count("{") == 1:
+            yield Edit(entry.name, LAYERS, f"take {plain}", 1, entry.ops, tuple(data), template=plain)
+
+
+def _replaced(entry: BoundEntry, data: Sequence[Any], at: int, family: str, op: Op, written: dict[str, Any]) -> Edit:
+    new = {**data[at], **written}
+    text = f"{entry.ops[at]} becomes {one_line(new)}"
+    return Edit(
+        entry.name,
+        family,
+        text,
+        1,
+        (*entry.ops[:at], op, *entry.ops[at + 1 :]),
+        (*data[:at], new, *data[at + 1 :]),
+    )
 
 
 def _places(entry: BoundEntry) -> list[int]:
@@ -168,7 +219,17 @@ def _shape_before(entry: BoundEntry, at: int) -> Shape | None:
     return shapes[0] if len(shapes) == 1 else None
 
 
-def _inserted(shape: Shape | None, sizes: Mapping[str, int]) -> Iterator[tuple[str, Op, Any]]:
+def _factors(entry: BoundEntry, mapping: TensorMapping, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes whose roots may scale an entry: those of its axes, and those that the mapping names. Any other number that
+    happens to fit would be a coincidence."""
+    axes = {n for spec in (*entry.source_specs, *entry.target_specs) for n in spec.shape}
+    named = {v.name for v in mapping.variables}
+    return {name: size for name, size in sizes.items() if size in axes or name in named}
+
+
+def _inserted(
+    shape: Shape | None, sizes: Mapping[str, int], factors: Mapping[str, int]
+) -> Iterator[tuple[str, Op, Any]]:
     if shape is None:
         return
     names = "abcdefg"[: len(shape)]
@@ -184,8 +245,8 @@ def _inserted(shape: Shape | None, sizes: Mapping[str, int]) -> Iterator[tuple[s
                 axes = list(range(len(shape)))
                 axes[i], axes[j] = j, i
                 yield TRANSPOSED, Transpose(tuple(axes)), {"transpose": axes}
-    for name, size in sizes.items():
-        for power in ("0.5", "-0.5"):
+    for name, size in _distinct(factors):
+        for power in _POWERS:
             yield SCALE, Scale(size ** float(power)), {"scale": f"{name} ** {power}"}
     if len(shape) == 1:
         for value in (1, -1):

@@ -61,8 +61,10 @@ def search(
     mapping: TensorMapping,
     sizes: Mapping[str, int],
     unused: Mapping[str, tuple[int, ...]],
+    partners: Sequence[BoundEntry] = (),
 ) -> Outcome:
-    """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template."""
+    """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template. ``partners`` are entries
+    elsewhere that one of them may have been exchanged with."""
     singles = {}
     for s in suspects:
         found = [(e,) for e in edits(s.entry, mapping, sizes, unused) if not s.values_only or e.family in VALUES]
@@ -70,7 +72,7 @@ def search(
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
     rounds: list[list[tuple[Edit, ...]]] = [
-        [*exchanges(full, mapping), *(c for found in singles.values() for c in found)],
+        [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)],
         list(islice(_pairs([singles[e.name] for e in full]), _MOST_PAIRS)),
     ]
     tried = 0

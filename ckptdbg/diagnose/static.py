@@ -11,7 +11,7 @@ from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.structure import Difference, Shift
 from ckptdbg.diagnose.suspects import entries_of, references
 from ckptdbg.diagnose.tensors import TensorDifference
-from ckptdbg.mapping import BoundEntry
+from ckptdbg.mapping import BoundEntry, BoundMapping
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,18 @@ def static_reason(comparison: Comparison, evidence: Evidence, group: Sequence[Pl
         or _operand(comparison, evidence, group, consumers)
         or _exchange(comparison, evidence, consumers)
     )
+
+
+def exchange_partners(
+    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, group: Sequence[Place]
+) -> list[BoundEntry]:
+    """Entries that hold what the places of a template meet in the source but not in the target, of the first place's
+    layer."""
+    first = group[0]
+    names = list(comparison.source.view.specs)
+    missing = {names[i] for d in evidence.feeds if d.anchor in first.consumers for i in d.only_source}
+    found = [e for e in mapping.entries if missing & set(e.sources)]
+    return list({e.name: e for e in found}.values())
 
 
 def _shift(comparison: Comparison, evidence: Evidence, group: Sequence[Place]) -> Reason | None:
