@@ -197,3 +197,82 @@ def reference(input_ids: np.ndarray, seed: int = 0) -> np.ndarray:
         gate = y @ p["gate"]
         x = x + (gate / (1 + np.exp(-gate)) * (y @ p["up"])) @ p["down"]
     return norm(x, params["norm"]) @ params["head"]
+
+
+# The same weights in another attention: interleaved RoPE by stacking, grouped queries by a reshape, padding masked.
+
+
+def padded_ids(seed: int = 0) -> dict[str, np.ndarray]:
+    mask = np.ones((BATCH, LENGTH), np.int64)
+    mask[1, -2:] = 0
+    return {**ids(seed), "attention_mask": mask}
+
+
+def interleaved_rope(x: Any) -> Any:
+    angle = np.arange(x.shape[1])[:, None] / 1e4 ** (np.arange(0, HEAD, 2) / HEAD)
+    cos, sin = (jnp.asarray(f(angle), x.dtype)[:, None] for f in (np.cos, np.sin))
+    even, odd = x[..., ::2], x[..., 1::2]
+    return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], -1).reshape(x.shape)
+
+
+def grouped_layer(x: Any, p: dict[str, Any], attention_mask: Any) -> Any:
+    y = rms_norm(x, p["norm1"])
+    q, k = (interleaved_rope(jnp.einsum("btd,dhk->bthk", y, p[name])) for name in ("q", "k"))
+    v = jnp.einsum("btd,dhk->bthk", y, p["v"])
+    batch, length = x.shape[:2]
+    q = q.reshape(batch, length, KV_HEADS, HEADS // KV_HEADS, HEAD)
+    scores = jnp.einsum("btkgd,bskd->bkgts", q, k) / float(np.sqrt(HEAD))
+    seen = jnp.tril(jnp.ones((length, length), bool)) & (attention_mask[:, None, None, None, :] > 0)
+    weights = jax.nn.softmax(jnp.where(seen, scores, jnp.finfo(scores.dtype).min), -1)
+    out = jnp.einsum("bkgts,bskd->btkgd", weights, v).reshape(batch, length, HEADS, HEAD)
+    x = x + jnp.einsum("bthk,hkd->btd", out, p["o"])
+    y = rms_norm(x, p["norm2"])
+    return x + (jax.nn.silu(y @ p["gate"]) * (y @ p["up"])) @ p["down"]
+
+
+def grouped_unrolled(params: Any, inputs: dict[str, Any]) -> Any:
+    x = params["embed"][inputs["input_ids"]]
+    for p in params["layers"]:
+        x = grouped_layer(x, p, inputs["attention_mask"])
+    return rms_norm(x, params["norm"]) @ params["head"]
+
+
+def grouped_scanned(params: Any, inputs: dict[str, Any], chosen: bool = False) -> Any:
+    """The mask goes around the loop; with ``chosen``, each layer comes in a branch of a ``cond`` by its index."""
+
+    def step(carry: Any, p: dict[str, Any]) -> Any:
+        x, i, mask = carry
+        run = jax.checkpoint(grouped_layer)
+        # A branch takes what it closes over as an operand of the cond.
+        branch = lambda x: run(x, p, mask)  # noqa: E731
+        x = lax.cond(i % 2 == 0, branch, branch, x) if chosen else branch(x)
+        return (x, i + 1, mask), None
+
+    start = params["embed"][inputs["input_ids"]], jnp.int32(0), inputs["attention_mask"]
+    (x, *_), _ = lax.scan(step, start, params["layers"])
+    return rms_norm(x, params["norm"]) @ params["head"]
+
+
+class GroupedLayer(nn.Module):
+    @nn.compact
+    def __call__(self, x: Any, attention_mask: Any) -> tuple[Any, None]:
+        p = {name: self.param(name, nn.initializers.ones, shape) for name, shape in LAYER_SHAPES.items()}
+        return grouped_layer(x, p, attention_mask), None
+
+
+class GroupedDecoder(nn.Module):
+    """``nn.scan`` over ``nn.remat``."""
+
+    @nn.compact
+    def __call__(self, input_ids: Any, attention_mask: Any) -> Any:
+        x = nn.Embed(VOCAB, EMBED, name="embed")(input_ids)
+        stack = nn.scan(
+            nn.remat(GroupedLayer),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=LAYERS,
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+        )
+        x, _ = stack(name="layers")(x, attention_mask)
+        x = rms_norm(x, self.param("norm", nn.initializers.ones, (EMBED,)))
+        return nn.Dense(VOCAB, use_bias=False, name="head")(x)
