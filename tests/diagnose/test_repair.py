@@ -1,0 +1,104 @@
+"""A planted fault is mended, the repair is proved by running the whole model, and the mapping file that comes out is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ckptdbg.diagnose.grammar import edits
+from ckptdbg.diagnose.relabel import Relabel
+from ckptdbg.mapping import Mapping
+from ckptdbg.samples.build import build_sample
+from ckptdbg.session import Session, open_session
+
+PAIR = "llama_to_torch"
+MAPPING_FAULTS = [
+    "qkv-not-interleaved",
+    "gate-up-order",
+    "gate-up-interleaved",
+    "norm-plus-one",
+    "norms-swapped",
+    "head-wrongly-tied",
+]
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory) -> Session:
+    return open_session(build_sample(tmp_path_factory.mktemp("healthy"), PAIR))
+
+
+@pytest.mark.parametrize("fault", MAPPING_FAULTS)
+def test_a_mapping_fault_is_mended_and_the_mapping_written(fault, tmp_path, healthy):
+    session = open_session(build_sample(tmp_path, PAIR, faults=(fault,)))
+    result = session.compare()
+    assert result.verdict == "divergent"
+    repairs = [f.repair for f in result.findings if f.effect == "diverges"]
+    assert repairs
+    for repair in repairs:
+        assert repair is not None
+        assert repair.verified
+        assert repair.ratio_after is not None
+        assert repair.ratio_after < result.noise.suspect
+    # what the corrected mapping makes of the source is what the right mapping makes
+    bound = session.diagnosis.mapping.bind(session.model_config, session.source_specs, session.target.specs)
+    for name, value, _ in bound.values(session.read_source):
+        np.testing.assert_array_equal(value, np.asarray(healthy.target.read(name)), err_msg=name)
+
+
+def test_a_definition_fault_is_not_mended_and_says_what_was_excluded(tmp_path):
+    session = open_session(build_sample(tmp_path, PAIR, faults=("rope-theta",)))
+    result = session.compare()
+    assert result.verdict == "definition-differs"
+    (finding,) = result.findings
+    assert (finding.kind, finding.cause, finding.repair) == ("definition", "model", None)
+    assert any("rotary order" in text for text in finding.excluded)
+    assert any("exact at the first position" in text for text in finding.evidence)
+    assert not session.diagnosis.mended
+
+
+def test_a_wrong_tensor_is_mended_by_the_tensor_and_the_mapping_stays(tmp_path):
+    session = open_session(build_sample(tmp_path, PAIR, faults=("down-zeros",)))
+    (finding,) = session.compare().findings
+    assert (finding.kind, finding.cause) == ("tensor", "checkpoint")
+    assert finding.repair is not None
+    assert finding.repair.verified
+    assert finding.repair.ops_before == finding.repair.ops_after
+    assert not session.diagnosis.mended
+
+
+def test_faults_that_hide_each_other_come_out_together(tmp_path):
+    faults = ("gate-up-order", "norm-plus-one", "down-element@2", "qkv-not-interleaved")
+    session = open_session(build_sample(tmp_path, PAIR, faults=faults))
+    result = session.compare()
+    named = {e.name for f in result.findings for e in f.entries}
+    assert {"mlp.gate_up", "mlp.norm", "mlp.down", "attention.qkv"} <= named
+    assert all(f.repair is not None and f.repair.verified for f in result.findings)
+
+
+def test_nothing_is_proposed_for_a_healthy_conversion(healthy):
+    result = healthy.compare()
+    assert (result.verdict, result.findings) == ("equivalent", [])
+    assert healthy.diagnosis.mapping.text == healthy.unbound_mapping.text
+
+
+def test_a_layout_under_an_edit_is_what_pushing_through_the_edited_mapping_gives(healthy):
+    """Relabelling takes a short cut; the long way is to bind the edited mapping and read all layouts again."""
+    mapping, view = healthy.unbound_mapping, healthy.target_view
+    relabel = Relabel(view, healthy.mapping, healthy.source_specs)
+    name = "attention.qkv"
+    instances = [e for e in healthy.mapping.entries if e.name == name]
+    candidates = edits(instances[0], mapping, healthy.sizes)
+    assert len(candidates) > 10
+    anchors = [a for a, x in enumerate(view.labels) if any(e.name == name for e in x.entries)]
+    for edit in candidates[:: len(candidates) // 6]:
+        session = healthy.repaired(Mapping.loads(edit.written(mapping).text), {})
+        changed = {t: replace(e, ops=edit.ops) for e in instances for t in e.targets}
+        for anchor in anchors:
+            short, long = relabel.layout(anchor, changed), session.target_view.anchors[anchor]
+            assert short is not None
+            assert short.scale.role == long.scale.role, edit.text
+            for a, b in zip(short.coordinates, long.coordinates, strict=True):
+                assert a.role == b.role, edit.text
+                np.testing.assert_array_equal(a.values, b.values, err_msg=edit.text)
