@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ckptdbg.errors import CkptdbgError
+from ckptdbg.models.jax_side.blocks import BlockSite
 from ckptdbg.models.jax_side.numerics import double
 from ckptdbg.models.jax_side.program import Block, dtype_of
 from ckptdbg.models.jax_side.sites import AnchorSite, ChoiceSite
@@ -35,7 +36,13 @@ def operands(walk: Walk, captured: Mapping[int, Mapping[str, Array]]) -> Operand
     return Operands(anchors, meetings)
 
 
-def trace(walk: Walk, output: Array, captured: Mapping[int, Mapping[str, Array]], tokens: tuple[int, ...]) -> Trace:
+def trace(
+    walk: Walk,
+    blocks: Sequence[BlockSite],
+    output: Array,
+    captured: Mapping[int, Mapping[str, Array]],
+    tokens: tuple[int, ...],
+) -> Trace:
     """The records of one run."""
     records = tuple(_record(walk, slot, captured[slot.key]) for slot in walk.anchor_slots)
     choices = tuple(_choose(slot, captured[slot.key]) for slot in walk.choice_slots)
@@ -45,7 +52,8 @@ def trace(walk: Walk, output: Array, captured: Mapping[int, Mapping[str, Array]]
         if by_token
         else output.reshape(-1, output.shape[-1] if output.ndim else 1)
     )
-    return Trace(records, flat, output.shape, choices=choices, nonfinite=_nonfinite(walk, records, flat))
+    streams = tuple(np.asarray(captured[b.key]["block"]).reshape(-1, b.var.aval.shape[-1]) for b in blocks)
+    return Trace(records, flat, output.shape, streams, choices, _nonfinite(walk, records, flat))
 
 
 def _record(walk: Walk, slot: Slot, seen: Mapping[str, Array]) -> Record:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ckptdbg.models.jax_side import numerics, rows
+from ckptdbg.models.jax_side.blocks import BlockSite
 from ckptdbg.models.jax_side.control import Captured, ControlFlow
 from ckptdbg.models.jax_side.program import Atom, Block, Const, Op, Var, dtype_of
 from ckptdbg.models.jax_side.shadows import Shadows, Value, best
@@ -33,9 +34,11 @@ class Evaluator(ControlFlow):
         promoted: bool,
         jitter: Any = None,
         replace: Captured | None = None,
+        blocks: Sequence[BlockSite] = (),
     ) -> None:
         self.taint, self.pinned, self.promoted, self.jitter = taint, pinned, promoted, jitter
         self.env: dict[Var, Value | None] = {}
+        self.blocks = {site.key: site.var for site in blocks}
         self.captured: Captured = {}
         self.replace: Captured = replace or {}
 
@@ -47,10 +50,16 @@ class Evaluator(ControlFlow):
         self.env.update(zip(block.ins, args, strict=True))
         for op in block.ops:
             self.env.update(zip(op.outs, self.op(op), strict=True))
+            self.leave(op)
             for var in block.last_uses[op.key]:
                 if var not in self.taint.met:
                     del self.env[var]
         return [self.read(atom) for atom in block.outs]
+
+    def leave(self, op: Op) -> None:
+        """Capture the output of a layer."""
+        if op.key in self.blocks and (value := self.env[self.blocks[op.key]]) is not None:
+            self.captured.setdefault(op.key, {})["block"] = value.data
 
     def read(self, atom: Atom) -> Value | None:
         if isinstance(atom, Var):

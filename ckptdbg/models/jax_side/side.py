@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CkptdbgError, LoaderError
 from ckptdbg.models.jax_side import border, compat, numerics, program, rows
+from ckptdbg.models.jax_side.blocks import BlockSite, find_blocks
 from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator
 from ckptdbg.models.jax_side.shadows import Value
 from ckptdbg.models.jax_side.stepwise import StepwiseEvaluator
@@ -30,6 +31,7 @@ class Traced:
     root: program.Block
     walk: Walk
     graph: Graph
+    blocks: tuple[BlockSite, ...]
     inputs: dict[str, jax.ShapeDtypeStruct]
     tokens: tuple[int, ...]
     """(batch, length)"""
@@ -97,7 +99,7 @@ class JaxSide:
             free = self.run(inputs, values=values, jitter=jitter)
             if _chosen(free, choices):  # pinned to what it chooses by itself: nothing to compile
                 return free
-        replace = border.replacements(traced.walk, plants or {}, choices, promoted)
+        planted = border.replacements(traced.walk, plants or {}, choices, promoted)
         seed = None if jitter is None else np.uint32(jitter)
         given = {name: np.asarray(inputs[name], _as(spec.dtype, promoted)) for name, spec in traced.inputs.items()}
 
@@ -105,8 +107,8 @@ class JaxSide:
         with compat.enable_x64() if promoted else nullcontext():
             run = self._compiled(traced, "run", _whole) if whole else _forward(traced, StepwiseEvaluator, promoted)
             leaves, given = jax.device_put((self._leaves(values or {}, promoted), given))
-            output, captured = jax.device_get(run(leaves, given, seed, replace))
-        return border.trace(traced.walk, np.asarray(output), captured, traced.tokens)
+            output, captured = jax.device_get(run(leaves, given, seed, planted))
+        return border.trace(traced.walk, traced.blocks, np.asarray(output), captured, traced.tokens)
 
     def _leaf(self, name: str) -> Any:
         if name not in self._place:
@@ -170,7 +172,10 @@ class JaxSide:
         if "input_ids" in inputs:
             tokens = tuple(inputs["input_ids"].shape[:2])
         shapes = {name: jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in used}
-        return Traced(root, walk, walk.graph, shapes, tokens)
+        blocks = find_blocks(walk, tokens)
+        named, under = tuple(b.name for b in blocks), tuple(b.parameters for b in blocks)
+        graph = replace(walk.graph, blocks=named, block_parameters=under)
+        return Traced(root, walk, graph, blocks, shapes, tokens)
 
     def _compiled(self, traced: Traced, key: Any, build: Callable[[Traced], Callable]) -> Callable:
         if key not in traced.compiled:
@@ -193,9 +198,11 @@ def _whole(traced: Traced) -> Callable:
 
 
 def _forward(traced: Traced, how: type[Evaluator], promoted: bool) -> Callable:
-    def forward(leaves: list[Any], inputs: dict[str, Any], seed: Any, replace: Any) -> Any:
+    def forward(leaves: list[Any], inputs: dict[str, Any], seed: Any, planted: Any) -> Any:
         pinned = frozenset(traced.walk.pinned)
-        evaluator = how(traced.walk.taint, pinned, promoted=promoted, jitter=seed, replace=replace)
+        evaluator = how(
+            traced.walk.taint, pinned, promoted=promoted, jitter=seed, replace=planted, blocks=traced.blocks
+        )
         args = [Value(leaf) for leaf in leaves]
         for name, spec in traced.inputs.items():
             args.append(Value(inputs[name], rows.token_ids(spec.shape, traced.tokens)))

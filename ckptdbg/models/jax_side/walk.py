@@ -99,6 +99,10 @@ class Walk:
             unused_parameters=tuple(name for name in self.names if name not in used),
         )
 
+    def feeds(self, var: Var) -> frozenset[int]:
+        """The anchors that reach a value without passing through another one; none for what is no activation."""
+        return self._flow[var].feeds if self.taint.of(var) is Level.ACTIVATION else frozenset()
+
     def _read(self, atom: Atom) -> Flow:
         return self._flow[atom] if isinstance(atom, Var) else NOTHING
 
