@@ -41,10 +41,12 @@ class Table:
         return result
 
     def write_into(self, page: Path) -> None:
-        """Replace what lies between the two marks of ``page``."""
+        """Put the rows between the two marks of ``page``, in place of those of the same target and fault."""
         before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        lines = [HEADS, ("---",) * len(HEADS), *self.rows]
+        old, _, after = rest.partition(END)
+        kept = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in old.strip().splitlines()[2:]]
+        rows = {row[:2]: row for row in (*kept, *self.rows)}
+        lines = [HEADS, ("---",) * len(HEADS), *(rows[key] for key in sorted(rows))]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         page.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}", encoding="utf-8")
 
