@@ -1,7 +1,7 @@
 """The command line. Every command is thin: it wires rooms together and says how it went by its exit status.
 
-0 equivalent or precision floor, 1 any other verdict, 2 bad input (one line on stderr), 3 the tool failed, 130 interrupted.
-"""
+0 equivalent or precision floor, 1 another verdict, 2 bad input (one line on stderr), 3 the tool failed,
+130 interrupted."""
 
 from __future__ import annotations
 

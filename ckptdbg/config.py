@@ -164,12 +164,8 @@ def _unknown_key(document: Any, keys: tuple[str | int, ...], path: Path) -> Conf
 def _has(document: Any, keys: tuple[str | int, ...], key: str | int) -> bool:
     node = document
     for step in keys:
-        if (
-            (isinstance(node, dict)
-            and step in node)
-            or (isinstance(node, list)
-            and isinstance(step, int)
-            and step < len(node))
+        if (isinstance(node, dict) and step in node) or (
+            isinstance(node, list) and isinstance(step, int) and step < len(node)
         ):
             node = node[step]  # type: ignore[index]
             if step == key:

@@ -86,7 +86,8 @@ class Isolated(Record):
 
 
 class Site(Record):
-    """One compared side (port ``in`` or ``out``) of an anchor, a block's output (``block``) or the model's (``output``)."""
+    """One compared side (port ``in`` or ``out``) of an anchor, the output of a block (``block``) or of the model
+    (``output``)."""
 
     site: str
     entry: str | None

@@ -121,8 +121,8 @@ def values(pictures: Pictures) -> Picture:
         image = ax.imshow(shown, cmap=cmap, aspect="auto", interpolation="none", **bounds)
         hatch(ax, ~np.isfinite(part))
         ax.set_title(name, fontsize=10, color=INK)
-        ticks(ax.set_xticks, pictures.column_labels, shown.shape[1], LARGEST[1], rotation=90)
-        ticks(ax.set_yticks, pictures.row_labels, shown.shape[0], LARGEST[0])
+        ticks(ax.set_xticks, pictures.column_labels, shown.shape[1], LARGEST[1], most=20, rotation=90)
+        ticks(ax.set_yticks, pictures.row_labels, shown.shape[0], LARGEST[0], most=20)
         bar = sheet.colorbar(image, ax=ax, fraction=0.046, pad=0.02)
         bar.ax.tick_params(colors=INK, labelsize=7)
         bar.outline.set_visible(False)  # type: ignore[operator]

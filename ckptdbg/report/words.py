@@ -58,7 +58,11 @@ def title(finding: Finding) -> str:
 
 def where(site: Site) -> str:
     """Name of a site's column: its entry (else the site) and port; a layer is told elsewhere."""
-    return f"{visible(site.entry or site.site)} {site.port}"
+    name = site.entry or site.site
+    if site.port == "block" and site.layer is not None:
+        # A block has no entry: the same one of every layer shares a column.
+        name = ".".join("*" if part == site.layer else part for part in name.split("."))
+    return f"{visible(name)} {site.port}"
 
 
 def ratio_of(site: Site) -> float | None:
