@@ -6,7 +6,8 @@ STAMP := $(VENV)/.ckptdbg-installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 INTEROP := .venv-interop
 LEVANTER := .venv-levanter
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: help demo test test-all test-interop lint bench
 .DEFAULT_GOAL := help
