@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.diagnose.findings import find
@@ -19,7 +20,7 @@ from ckptdbg.diagnose.static import exchange_partners
 from ckptdbg.diagnose.suspects import suspects_of
 from ckptdbg.diagnose.trial import Bench
 from ckptdbg.mapping import Mapping as TensorMapping
-from ckptdbg.result import Finding
+from ckptdbg.result import Finding, Repair
 
 if TYPE_CHECKING:
     from ckptdbg.session import Session
@@ -67,7 +68,8 @@ def diagnose(session: Session) -> Diagnosis:
         current = session.repaired(state.mapping, state.patches)
     left = {_key(f) for f in found}
     verified = _healthy_on_another_seed(session, state) if not left or current is not session else False
-    done = [_verified(f, verified and _key(f) not in left) for f in findings.values()]
+    written = session.unbound_mapping
+    done = [_finished(f, verified and _key(f) not in left, written) for f in findings.values()]
     return Diagnosis(done, state.mapping, state.mapping.text != session.unbound_mapping.text)
 
 
@@ -100,7 +102,7 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
     if mends:
-        made = session.made_by(state.mapping, state.edited)
+        made = _made_by(session, state.mapping, state.edited)
         state.patches |= made
     return findings, bool(wrong or mends)
 
@@ -113,7 +115,27 @@ def _healthy_on_another_seed(session: Session, state: _State) -> bool:
     return not other.comparison.output.free.divergent and not find_places(other.comparison)
 
 
-def _verified(finding: Finding, verified: bool) -> Finding:
+def _finished(finding: Finding, verified: bool, mapping: TensorMapping) -> Finding:
+    """The finding with the proof of its repair, and the ops as the mapping file spells them."""
     if finding.repair is None:
         return finding
-    return finding.model_copy(update={"repair": finding.repair.model_copy(update={"verified": verified})})
+
+    def spelled(repair: Repair) -> Repair:
+        before = mapping.ops(repair.entry)
+        after = before if repair.ops_before == repair.ops_after else repair.ops_after
+        together = [spelled(other) for other in repair.together]
+        update = {"verified": verified, "ops_before": before, "ops_after": after, "together": together}
+        return repair.model_copy(update=update)
+
+    return finding.model_copy(update={"repair": spelled(finding.repair)})
+
+
+def _made_by(session: Session, mapping: TensorMapping, entries: set[str]) -> dict[str, Array]:
+    """What these entries of a mapping make, in float64."""
+    bound = mapping.bind(session.model_config, session.source_specs, session.target.specs)
+    found: dict[str, Array] = {}
+    for entry in bound.entries:
+        if entry.name in entries:
+            arrays = [np.asarray(session.read_source(s), np.float64) for s in entry.sources]
+            found |= dict(zip(entry.targets, entry.apply(arrays, cast=False), strict=True))
+    return found

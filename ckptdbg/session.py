@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ from ckptdbg.compare.runs import run_source
 from ckptdbg.compare.store import StoredSource, read_source, write_source
 from ckptdbg.compare.views import TargetView, view_source, view_target
 from ckptdbg.config import Config, load_config
-from ckptdbg.diagnose.assemble import About, assemble
+from ckptdbg.diagnose.assemble import About, assemble, environment
 from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.harness import check_inputs, check_repeatable, check_source, without_nan
 from ckptdbg.diagnose.regions import find_places
@@ -244,16 +242,6 @@ class Session:
         used = self.mapping.entries_of_source
         return {n: spec.shape for n, spec in self.source_specs.items() if n not in used}
 
-    def made_by(self, mapping: TensorMapping, entries: set[str]) -> dict[str, Array]:
-        """What these entries of a mapping make, in float64."""
-        bound = mapping.bind(self.model_config, self.source_specs, self.target.specs)
-        found = {}
-        for entry in bound.entries:
-            if entry.name in entries:
-                arrays = [np.asarray(self.read_source(s), np.float64) for s in entry.sources]
-                found |= dict(zip(entry.targets, entry.apply(arrays, cast=False), strict=True))
-        return found
-
     def repaired(self, mapping: TensorMapping, patches: dict[str, Array], *, seed: int | None = None) -> Session:
         """This session with another mapping and some target tensors replaced, on other tokens where a seed is given.
 
@@ -293,7 +281,7 @@ class Session:
     def _about(self) -> About:
         return About(
             probe={**self.config.probe.model_dump(mode="json"), "shape": list(self.inputs["input_ids"].shape)},
-            environment=_environment(),
+            environment=environment(),
             timings={k: round(v, 3) for k, v in self.timings.items()},
         )
 
@@ -322,12 +310,3 @@ def _load(config: Config, which: str) -> Loaded:
 
 def _omitted(loaded: Loaded) -> tuple[str, ...]:
     return tuple(getattr(loaded.side, "omitted_inputs", ()))
-
-
-def _environment() -> dict[str, Any]:
-    names = ("ckptdbg", "numpy", "torch", "jax", "flax", "transformers")
-    versions = {}
-    for name in names:
-        with suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {"python": platform.python_version(), "platform": platform.platform(terse=True), **versions}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from ckptdbg.compare.comparison import Comparison
@@ -48,3 +51,13 @@ def assemble(
         environment=about.environment,
         timings=about.timings,
     )
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what the numbers depend on, read without importing any of it."""
+    names = ("ckptdbg", "numpy", "torch", "jax", "flax", "transformers")
+    versions = {}
+    for name in names:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"python": platform.python_version(), "platform": platform.platform(terse=True), **versions}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdbg.report import pictures as draw
+from ckptdbg.report.changes import changes
 from ckptdbg.report.entries import EntryView, view_of
 from ckptdbg.report.files import write_text
 from ckptdbg.report.grid import layers_by_sites
@@ -43,7 +44,13 @@ def render(result: Result, *, pictures: Pictures | None = None, entries: Sequenc
     )
     # `finalize` sees every value on its way out, so no name reaches the page with an escape or a direction mark in it.
     environment.finalize = _shown
-    environment.filters |= {"number": number, "span": span, "op": op, "level": lambda ratio: _level(ratio, result)}
+    environment.filters |= {
+        "number": number,
+        "span": span,
+        "op": op,
+        "changes": changes,
+        "level": lambda ratio: _level(ratio, result),
+    }
     environment.globals |= {"title": title, "place": place, "count": count, "ratio_of": ratio_of}
     return environment.get_template("report.html").render(
         result=result,

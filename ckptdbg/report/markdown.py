@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from ckptdbg.report.changes import changes
 from ckptdbg.report.files import write_text
-from ckptdbg.report.names import number, op, place, visible
+from ckptdbg.report.names import number, place, visible
 from ckptdbg.report.words import BADGE, MARK, ratio_of, sentence, title
 from ckptdbg.result import Finding, Repair, Result
 
@@ -69,10 +70,9 @@ def _finding(index: int, finding: Finding) -> list[str]:
 def _repair(repair: Repair) -> list[str]:
     proof = "verified by running it" if repair.verified else "not verified"
     ratios = f"ratio {number(repair.ratio_before)} becomes {number(repair.ratio_after)}"
-    changes = [f"- remove {code(op(o))}" for o in repair.ops_before] + [
-        f"- add {code(op(o))}" for o in repair.ops_after
-    ]
-    return [f"Repair of {code(repair.entry)} ({proof}), {ratios}:", "\n".join(changes)]
+    words = {"-": "remove", "+": "add", " ": "keep"}
+    lines = [f"- {words[sign]} {code(text)}" for sign, text in changes(repair)]
+    return [f"Repair of {code(repair.entry)} ({proof}), {ratios}:", "\n".join(lines)]
 
 
 def _worst_sites(result: Result) -> str:

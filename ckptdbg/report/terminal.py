@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ckptdbg.report.changes import changes
 from ckptdbg.report.grid import Floats, layers_by_sites
-from ckptdbg.report.names import number, op, visible
+from ckptdbg.report.names import number, visible
 from ckptdbg.report.words import BADGE, MARK, sentence, suspect, title
 from ckptdbg.result import Finding, Logits, Result
 
@@ -22,6 +23,7 @@ COLOUR = {
     "precision-floor": "cyan",
     "equivalent": "green",
 }
+_SIGNS = {"-": "red", "+": "green", " ": ""}
 MOST_LAYERS = 8
 MOST_SITES = 24
 
@@ -72,8 +74,7 @@ def _finding(index: int, finding: Finding) -> list[tuple[str, str]]:
     if finding.repair is not None:
         state = "verified" if finding.repair.verified else "not verified"
         lines.append((f"   repair of {visible(finding.repair.entry)} ({state})", ""))
-        lines += [(f"     - {op(step)}", "red") for step in finding.repair.ops_before]
-        lines += [(f"     + {op(step)}", "green") for step in finding.repair.ops_after]
+        lines += [(f"     {sign} {visible(text)}", _SIGNS[sign]) for sign, text in changes(finding.repair)]
     return lines
 
 

@@ -1,4 +1,5 @@
-"""A planted fault is mended, the repair is proved by running the whole model, and the mapping file that comes out is right."""
+"""A planted fault is mended, the repair is proved by a run of the whole model, and the mapping that comes out is
+right."""
 
 from __future__ import annotations
 

@@ -1,0 +1,31 @@
+"""A repair as lines of a diff."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+from ckptdbg.report.names import op
+from ckptdbg.result import Repair
+
+
+def changes(repair: Repair) -> list[tuple[str, str]]:
+    """``("-", line)`` for what goes, ``("+", line)`` for what comes, ``(" ", line)`` for what stays.
+
+    Where the ops stay (a tensor made again, other sources) the one line says what is done. Corrections that belong
+    together follow each other.
+    """
+    return [line for part in (repair, *repair.together) for line in _one(part)]
+
+
+def _one(repair: Repair) -> Iterator[tuple[str, str]]:
+    before, after = [op(o) for o in repair.ops_before], [op(o) for o in repair.ops_after]
+    if before == after:
+        yield " ", f"{repair.entry}: {repair.change}"
+        return
+    for tag, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal":
+            yield from ((" ", line) for line in before[i:j])
+        else:
+            yield from (("-", line) for line in before[i:j])
+            yield from (("+", line) for line in after[k:m])
