@@ -8,7 +8,7 @@ import numpy as np
 
 from ckptdbg.report.changes import changes
 from ckptdbg.report.grid import Floats, layers_by_sites
-from ckptdbg.report.names import number, visible
+from ckptdbg.report.names import count, number, visible
 from ckptdbg.report.words import BADGE, MARK, sentence, suspect, title
 from ckptdbg.result import Finding, Logits, Result
 
@@ -49,7 +49,7 @@ def show(result: Result, console: Console) -> None:
         for tip in result.logits.tips:
             console.print(Text(f"tip: {visible(tip)}"), soft_wrap=True)
     if result.not_compared:
-        names = ", ".join(visible(n.name) for n in result.not_compared[:4])
+        names = ", ".join(f"{visible(n.name)} ({visible(n.reason)})" for n in result.not_compared[:4])
         more = f" and {len(result.not_compared) - 4} more" if len(result.not_compared) > 4 else ""
         console.print(Text(f"not compared: {names}{more}"), soft_wrap=True)
 
@@ -87,7 +87,8 @@ def _table(result: Result) -> tuple[str, Table, str]:
     alone = not np.isnan(grid.isolated).all()
     shown = grid.isolated if alone else grid.free
     layers, sites = _farthest(shown, 1, MOST_LAYERS), _farthest(shown, 0, MOST_SITES)
-    left = len(grid.sites) - len(sites), len(grid.layers) - len(layers)
+    measured = ~np.isnan(shown)
+    left = int(measured.any(0).sum()) - len(sites), int(measured.any(1).sum()) - len(layers)
     table = Table(box=None, pad_edge=False)
     table.add_column("site" if grid.layers == ("",) else "site \\ layer", no_wrap=True)
     for layer in layers:
@@ -97,7 +98,12 @@ def _table(result: Result) -> tuple[str, Table, str]:
         cells = [_cell(shown[layer, site], result) for layer in (layers[:1] if site in grid.outside else layers)]
         table.add_row(Text(grid.sites[site]), *(Text(text, style=style) for text, style in cells))
     heading = f"error in units of rounding noise, {'each piece judged alone' if alone else 'free running'}"
-    return heading, table, f"not shown, nearer to noise: {left[0]} sites, {left[1]} layers" if any(left) else ""
+    return heading, table, _left_out(*left)
+
+
+def _left_out(sites: int, layers: int) -> str:
+    counted = [count(n, noun) for n, noun in ((sites, "site"), (layers, "layer")) if n]
+    return f"not shown, nearer to noise: {' and '.join(counted)}" if counted else ""
 
 
 def _farthest(values: Floats, axis: int, most: int) -> list[int]:
