@@ -17,7 +17,7 @@ from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.regions import Place, find_places
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import exchange_partners
-from ckptdbg.diagnose.suspects import suspects_of
+from ckptdbg.diagnose.suspects import site_name, suspects_of
 from ckptdbg.diagnose.trial import Bench
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.result import Finding, Repair
@@ -66,11 +66,12 @@ def diagnose(session: Session) -> Diagnosis:
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches)
-    left = {_key(f) for f in found}
-    verified = _healthy_on_another_seed(session, state) if not left or current is not session else False
-    written = session.unbound_mapping
-    done = [_finished(f, verified and _key(f) not in left, written) for f in findings.values()]
-    return Diagnosis(done, state.mapping, state.mapping.text != session.unbound_mapping.text)
+    left = {_key(f)[0] for f in found} | _divergent_on_another_seed(session, state)
+    possible = session.stored is None and current is not session
+    done = [_finished(f, possible and f.site not in left, session.unbound_mapping) for f in findings.values()]
+    proved = all(f.repair.verified for f in done if f.repair is not None)
+    mapping = state.mapping if proved else session.unbound_mapping
+    return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text)
 
 
 def _key(finding: Finding) -> tuple:
@@ -107,12 +108,13 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     return findings, bool(wrong or mends)
 
 
-def _healthy_on_another_seed(session: Session, state: _State) -> bool:
-    """Whether the whole model, mended, is at noise on other tokens; not known where the source cannot be run here."""
+def _divergent_on_another_seed(session: Session, state: _State) -> set[str]:
+    """Sites that still diverge on other tokens after all repairs; none are known where the source cannot be run
+    here."""
     if session.stored is not None:
-        return False
-    other = session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1)
-    return not other.comparison.output.free.divergent and not find_places(other.comparison)
+        return set()
+    comparison = session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1).comparison
+    return {site_name(comparison, place) for place in find_places(comparison)}
 
 
 def _finished(finding: Finding, verified: bool, mapping: TensorMapping) -> Finding:
