@@ -87,7 +87,9 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
         notes.append(note)
     refs = references(suspects)
     update: dict = {"entries": refs, "evidence": notes}
-    if outcome is None:
+    if outcome is not None and not outcome.complete:
+        update["evidence"] = [*notes, f"the search for a repair was cut short after {outcome.tried} runs"]
+    if outcome is None or not outcome.complete:
         return update | {"explanation": _region_sentence(comparison, place, [r.name for r in refs])}
     return update | {
         "kind": "definition",

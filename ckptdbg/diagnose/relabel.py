@@ -14,6 +14,8 @@ from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.mapping.layout import Layout, labels, layout_of
 
 Array = NDArray[Any]
+# Pushed tensors are kept while they are small: one of 30,000 x 400 elements takes 600 MB in six pushes.
+_MOST_BYTES = 256 * 2**20
 Changed = Mapping[str, BoundEntry]
 """Target tensor name to the entry that would make it."""
 
@@ -44,6 +46,8 @@ class Relabel:
             return None
         key = (entry.ops, entry.sources, name)
         if key not in self._cache:
+            if sum(p.nbytes for pushed in self._cache.values() for p in pushed) > _MOST_BYTES:
+                self._cache.clear()
             at = entry.targets.index(name)
             self._cache[key] = [entry.apply([read(s) for s in entry.sources], cast=False)[at] for read in self._labels]
         return self._cache[key]

@@ -43,6 +43,8 @@ class Outcome:
     mend: Mend | None
     excluded: tuple[str, ...]
     tried: int
+    complete: bool = True
+    """Whether the whole grammar was tried; where it was not, nothing is excluded."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ def search(
 ) -> Outcome:
     """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template. ``partners`` are entries
     elsewhere that one of them may have been exchanged with."""
+    bench.rest()
     singles = {}
     for s in suspects:
         found = [(e,) for e in edits(s.entry, mapping, sizes, unused) if not s.values_only or e.family in VALUES]
@@ -75,14 +78,16 @@ def search(
         [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)],
         list(islice(_pairs([singles[e.name] for e in full]), _MOST_PAIRS)),
     ]
-    tried = 0
+    tried, before = 0, bench.runs
     for candidates in rounds:
-        tried += len(candidates)
         mends = _mending(bench, places, candidates, touched)
+        tried += len(candidates)
         if mends:
             best, *others = sorted(mends, key=lambda m: (m.cost, len(m.edits)))
             also = tuple(m.edits for m in others)
             return Outcome(Mend(best.edits, best.before, best.after, also), (), tried)
+    if bench.exhausted:
+        return Outcome(None, (), bench.runs - before, complete=False)
     families = dict.fromkeys(e.family for found in singles.values() for c in found for e in c)
     return Outcome(None, tuple(f"{family} of {', '.join(singles)}" for family in families), tried)
 
@@ -92,6 +97,8 @@ def _distinct(bench: Bench, place: Place, candidates: Sequence[tuple[Edit, ...]]
     found: dict[tuple, tuple[Edit, ...]] = {bench.effect(Attempt(place, ())): ()}
     nothing = {bench.effect(Attempt(place, ()))}
     for candidate in sorted(candidates, key=lambda c: sum(e.cost for e in c)):
+        if bench.exhausted:
+            break
         effect = bench.effect(Attempt(place, candidate))
         if effect not in nothing:
             found.setdefault(effect, candidate)
@@ -115,6 +122,8 @@ def _mending(
     for i in range(0, len(candidates), len(groups[0])):
         batch = candidates[i : i + len(groups[0])]
         attempts = [Attempt(p, c) for p, c in zip(groups[0], batch, strict=False)]
+        if bench.exhausted:
+            break
         survivors += [c for c, r in zip(batch, bench.ratios(attempts), strict=True) if r < SUSPECT]
     before = max(p.ratio for p in places)
     mends = []

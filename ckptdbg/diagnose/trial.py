@@ -5,6 +5,7 @@ again. Weights and plants are arguments of the compiled run, so nothing is compi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,8 @@ from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.models.records import Plant, Trace
 
 Array = NDArray[Any]
+# Per template of places. Small models need seconds; on a large one the finding says that the search was cut short.
+SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,16 @@ class Bench:
             self.entries.setdefault(entry.name, []).append(entry)
         self._ports: dict[tuple, tuple[FeatureMap | None, FeatureMap | None]] = {}
         self.runs = 0
+        self._deadline = time.monotonic() + SECONDS
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the time for trying is over: what was not tried by then is not excluded."""
+        return time.monotonic() > self._deadline
+
+    def rest(self) -> None:
+        """Begin a new allowance of time."""
+        self._deadline = time.monotonic() + SECONDS
 
     def ratios(self, attempts: Sequence[Attempt]) -> list[float]:
         """Promoted ratio at each attempt's place after its edits; inf where an edit takes the place's counterpart
