@@ -132,7 +132,7 @@ _GPT2_TABLES = ("transformer.wte.weight", "transformer.wpe.weight")
 PLAIN = [Healthy("as it is", pair) for pair in PAIRS]
 UNUSUAL = [
     *(Healthy("eager attention", pair, source={"attn_implementation": "eager"}) for pair in PAIRS),
-    # transformers' sdpa leaves Gemma 2's cap on the scores out: another function, not another rounding
+    # transformers refuses sdpa for Gemma 2, which caps its scores
     *(
         Healthy("sdpa attention", pair, source={"attn_implementation": "sdpa"})
         for pair in PAIRS
