@@ -127,6 +127,9 @@ def compare(
         Path | None,
         typer.Option(metavar="TRACE", help="Take the source from what `capture` wrote; it is not run here."),
     ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the mapping with all verified repairs to a new file.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
 ) -> int:
     """Compare source and target layer by layer and name the mapping entry at fault."""
@@ -137,6 +140,9 @@ def compare(
     for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
         if path is not None:
             _say(f"wrote {write(path)}")
+    if fix is not None:
+        written = session.diagnosis.write(fix)
+        _say(f"wrote {written}" if written else "no verified repair of the mapping: nothing to write")
     return exit_status(result, strict=strict)
 
 

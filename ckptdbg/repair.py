@@ -7,7 +7,9 @@ in a run of the whole model on this probe and on a second seed.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import exchange_partners
 from ckptdbg.diagnose.suspects import site_name, suspects_of
 from ckptdbg.diagnose.trial import Bench
+from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.result import Finding, Repair
 
@@ -38,6 +41,19 @@ class Diagnosis:
     mapping: TensorMapping
     mended: bool
     """Whether the mapping differs from the one that was given."""
+
+    def write(self, path: Path) -> Path | None:
+        """Write the mended mapping to a new file; None where nothing was mended. Raises MappingError for a file that is
+        there already."""
+        if not self.mended:
+            return None
+        if path.exists():
+            raise MappingError("there is a file here already", where=str(path), hint="name a new one for --fix")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(self.mapping.text, encoding="utf-8")
+        os.replace(fresh, path)
+        return path
 
     @classmethod
     def of(cls, session: Session) -> Diagnosis:

@@ -10,6 +10,7 @@ import pytest
 
 from ckptdbg.diagnose.grammar import edits
 from ckptdbg.diagnose.relabel import Relabel
+from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping
 from ckptdbg.samples.build import build_sample
 from ckptdbg.session import Session, open_session
@@ -103,3 +104,13 @@ def test_a_layout_under_an_edit_is_what_pushing_through_the_edited_mapping_gives
             for a, b in zip(short.coordinates, long.coordinates, strict=True):
                 assert a.role == b.role, edit.text
                 np.testing.assert_array_equal(a.values, b.values, err_msg=edit.text)
+
+
+def test_the_mended_mapping_is_written_to_a_new_file_only(tmp_path):
+    session = open_session(build_sample(tmp_path, PAIR, faults=("gate-up-interleaved",)))
+    target = tmp_path / "mended.yaml"
+    assert session.diagnosis.write(target) == target
+    assert "(two f) m -> (f two) m" not in target.read_text()
+    assert target.read_text().startswith(session.unbound_mapping.text.splitlines()[0])  # its author's comments stay
+    with pytest.raises(MappingError, match="already"):
+        session.diagnosis.write(target)
