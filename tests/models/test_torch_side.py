@@ -141,7 +141,10 @@ def test_the_model_is_left_as_found(fails):
     assert torch.get_default_dtype() == torch.float32
     assert torch.backends.mha.get_fastpath_enabled()
     if outputs:
-        np.testing.assert_array_equal(outputs[0], outputs[2])
+        # The same but for the random number: that must not repeat, or a model that draws some would not be noticed.
+        moved = outputs[0] - outputs[2]
+        assert moved.any()
+        np.testing.assert_allclose(moved, moved[0, 0], atol=1e-5)
 
 
 def test_values_are_used_for_one_run_only():
