@@ -92,7 +92,13 @@ def wrong_median(folder: Path, tensor: str, **sizes: Any) -> tuple[Session, tupl
         ("layers.6.attention.wqkv.weight", {"num_hidden_layers": 12}),
         pytest.param(
             "layers.0.feed_forward.w2.weight",
-            {"num_hidden_layers": 1, "hidden_size": 1024, "intermediate_size": 4096},
+            {
+                "num_hidden_layers": 1,
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 4,
+            },
             marks=pytest.mark.slow,
             id="4096 x 1024",
         ),
