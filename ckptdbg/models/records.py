@@ -15,7 +15,9 @@ are split: one anchor per group, per iteration. ``iteration`` and ``group`` say 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
@@ -35,8 +37,15 @@ class Where:
     line: int | None = None
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.file else ""
+        place = f"{_from_here(self.file)}:{self.line}" if self.file else ""
         return " ".join(part for part in (self.scope, place) if part)
+
+
+def _from_here(file: str) -> str:
+    """A file below the working directory is named from there."""
+    with suppress(ValueError):
+        return str(Path(file).relative_to(Path.cwd()))
+    return file
 
 
 @dataclass(frozen=True)

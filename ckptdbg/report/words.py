@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ckptdbg.report.names import count, number, place, span, visible
 from ckptdbg.result import EntryRef, Finding, Result, Site
 
@@ -61,7 +63,7 @@ def where(site: Site) -> str:
     name = site.entry or site.site
     if site.port == "block" and site.layer is not None:
         # A block has no entry: the same one of every layer shares a column.
-        name = ".".join("*" if part == site.layer else part for part in name.split("."))
+        name = re.sub(rf"(?<!\d){re.escape(site.layer)}(?!\d)", "*", name, count=1)
     return f"{visible(name)} {site.port}"
 
 
