@@ -39,7 +39,7 @@ def compare_models(
 
     sides = {"source": wrap_model(source), "target": wrap_model(target)}
     sides["source"].config = dict(variables) if variables is not None else _config_of(source)
-    in_memory = ModelConfig(loader="in:memory", path=Path())
+    in_memory = ModelConfig(loader="in:memory", path=Path("in memory"))
     path = mapping if isinstance(mapping, str | Path) else "in memory"
     session = Session(
         Config(source=in_memory, target=in_memory, mapping=Path(path), probe=ProbeConfig(inputs=Path("in memory")))

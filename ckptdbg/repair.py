@@ -74,20 +74,30 @@ def diagnose(session: Session) -> Diagnosis:
     """Find causes, try corrections, run the whole model again. Compiles nothing anew."""
     state = _State(session.unbound_mapping)
     findings: dict[tuple, Finding] = {}
+    first: list[Finding] = []
     current = session
     for _ in range(_MOST_ROUNDS):
         found, mended = _round(current, state)
+        first = first or found
         for finding in found:
-            findings.setdefault(_key(finding), finding)
+            known = findings.get(_key(finding))
+            if known is None or known.repair is None:
+                findings[_key(finding)] = finding
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches)
     left = {_key(f)[0] for f in found} | _divergent_on_another_seed(session, state)
-    possible = session.stored is None and current is not session
+    first_round = {f.site for f in first}
+    possible = session.stored is None and current is not session and _can_draw_again(session) and left <= first_round
     done = [_finished(f, possible and f.site not in left, session.unbound_mapping) for f in findings.values()]
     proved = all(f.repair.verified for f in done if f.repair is not None)
     mapping = state.mapping if proved else session.unbound_mapping
     return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text)
+
+
+def _can_draw_again(session: Session) -> bool:
+    """Whether other tokens can be given to the models: not where the probe holds no tokens."""
+    return any(name in session.inputs for name in ("input_ids", "decoder_input_ids"))
 
 
 def _key(finding: Finding) -> tuple:
@@ -129,8 +139,8 @@ def _divergent_on_another_seed(session: Session, state: _State) -> set[str]:
     here."""
     if session.stored is not None:
         return set()
-    comparison = session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1).comparison
-    return {site_name(comparison, place) for place in find_places(comparison)}
+    other = session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1)
+    return {site_name(other.comparison, place) for place in find_places(other.comparison)}
 
 
 def _finished(finding: Finding, verified: bool, mapping: TensorMapping) -> Finding:

@@ -20,7 +20,7 @@ from ckptdbg.checkpoint import open_checkpoint
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.compare.comparison import Comparison, SourceSide, Tensors, compare_sides
 from ckptdbg.compare.features import pair
-from ckptdbg.compare.runs import run_source
+from ckptdbg.compare.runs import Runs, isolate_source, run_source
 from ckptdbg.compare.store import StoredSource, read_source, write_source
 from ckptdbg.compare.views import TargetView, view_source, view_target
 from ckptdbg.config import Config, load_config
@@ -196,7 +196,12 @@ class Session:
         check_inputs(self.inputs, {**sides, "target": self.target.side})
         with self._stage("running the target"):
             check_repeatable(self.target.side, self.inputs, "target")
-            return compare_sides(source, target, self.target.side, self.inputs, self._tensors(), self.progress)
+            again = None if self.stored is not None else self._isolate_source
+            return compare_sides(source, target, self.target.side, self.inputs, self._tensors(), self.progress, again)
+
+    def _isolate_source(self, ins: frozenset[int], outs: frozenset[int]) -> Runs:
+        runs = self.source_side.runs
+        return isolate_source(self.source.side, self.inputs, self.source_exact, runs.free, ins, outs, runs.padded)
 
     def capture(self, path: str | Path) -> Path:
         """Run the source here and write everything a comparison needs of it, for ``open_session(source_trace=...)``."""
@@ -280,7 +285,10 @@ class Session:
 
     def _about(self) -> About:
         return About(
-            probe={**self.config.probe.model_dump(mode="json"), "shape": list(self.inputs["input_ids"].shape)},
+            probe={
+                **self.config.probe.model_dump(mode="json"),
+                "shape": list(np.shape(next(iter(self.inputs.values())))),
+            },
             environment=environment(),
             timings={k: round(v, 3) for k, v in self.timings.items()},
         )

@@ -44,7 +44,9 @@ def measure_blocks(
     for i, (name, names) in enumerate(zip(target.graph.blocks, target.graph.block_parameters, strict=True)):
         partner = theirs.get(_tensors(target, names))
         inside = _anchors(target, names)
-        if partner is None or not inside:
+        if not inside:
+            left.append((name, "it holds no matrix: judged as part of the region around it"))
+        elif partner is None:
             left.append((name, "no block of the source holds the same parameters"))
         elif not _same_features(pairing, inside[-1]):
             left.append((name, "its features are in another order or scale than the source's"))

@@ -25,10 +25,6 @@ class Carried:
     """``[rows, features]`` bool, where there is one; None means everywhere."""
 
     @property
-    def whole(self) -> bool:
-        return self.mask is None
-
-    @property
     def empty(self) -> bool:
         return self.values.size == 0 or (self.mask is not None and not self.mask.any())
 
@@ -70,8 +66,11 @@ def carry(feature_map: FeatureMap, rows: Array, records: Sequence[Record], port:
     """
     first = _values(records[feature_map.anchors[0]], port)
     shape = (len(rows), len(feature_map.scale))
-    values, mask = np.zeros(shape, np.result_type(first.dtype, np.float32)), np.zeros(shape, bool)
-    scale = (feature_map.scale * gauge).astype(values.dtype)
+    factors = feature_map.scale * gauge
+    # a factor that single precision cannot hold must not round what is planted in a float64 run
+    plain = bool((factors == 1).all())
+    values = np.zeros(shape, np.result_type(first.dtype, np.float32) if plain else np.float64)
+    mask, scale = np.zeros(shape, bool), factors.astype(values.dtype)
     for s, index in feature_map.offers:
         matched = match_rows(rows, records[s].rows)
         here, features = np.flatnonzero(matched >= 0), np.flatnonzero(index >= 0)

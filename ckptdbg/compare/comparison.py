@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from ckptdbg.models.records import Plant, Side, Trace
 
 Array = NDArray[Any]
 Progress = Callable[[str], None]
+IsolateSource = Callable[[frozenset[int], frozenset[int]], Runs]
+"""Runs the source with its own values planted at the ``in`` and the ``out`` of these anchors."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,19 @@ def compare_sides(
     inputs: Mapping[str, Array],
     tensors: Tensors,
     progress: Progress = lambda _: None,
+    isolate_again: IsolateSource | None = None,
 ) -> Comparison:
-    """Run the target freely and in isolation, and measure every paired site."""
+    """Run the target freely and in isolation, and measure every paired site.
+
+    ``isolate_again`` runs the source with plants at these ports only; without it (a source that ran elsewhere) regions
+    around an anchor without a partner are judged in working precision.
+    """
     exact = tensors.exact()
     pairing = pair(source.view.graph.anchors, source.view.anchors, target.graph.anchors, target.anchors)
+    whole = _all_offered(source, pairing)
+    if not whole and isolate_again is not None:
+        runs = replace(source.runs, isolated=isolate_again(*pairing.offered()))
+        source, whole = replace(source, runs=runs), True
     progress("running the target")
     first = side.run(inputs)
     routing = pin_target(source.runs.free, source.view.graph, first, target.graph, pairing)
@@ -108,7 +119,7 @@ def compare_sides(
     def isolate(gauges: dict[int, float]) -> tuple[dict[int, Plant], Runs, list[SiteMeasure]]:
         put = plants(pairing, rows, source.runs.free.working.records, gauges)
         runs = run_isolated(side, inputs, exact, routing.pins, put)
-        return put, runs, measure_sites(pairing, source.runs, free, runs, gauges)
+        return put, runs, measure_sites(pairing, source.runs, free, runs, gauges, sharp=whole)
 
     progress("running the target with the source's values planted")
     gauges: dict[int, float] = {}
@@ -120,10 +131,21 @@ def compare_sides(
         if gauges:
             put, isolated, sites = tried if gauges == moved else isolate(gauges)
     blocks, left = measure_blocks(source.view, target, pairing, source.runs, free)
-    output = measure_output(target.graph, pairing, source.runs, free, isolated)
+    output = measure_output(target.graph, pairing, source.runs, free, isolated, sharp=whole)
 
+    if routing.pins:  # what the target would choose by itself from the source's own values
+        own = side.run(inputs, plants=put)
+        apart = pin_target(source.runs.free, source.view.graph, own, target.graph, pairing)
+        routing = replace(routing, wide=apart.wide)
     rerun = Rerun(side, inputs, routing.pins, tensors, exact)
     return Comparison(source, target, pairing, routing, gauges, free, isolated, put, rerun, sites, output, blocks, left)
+
+
+def _all_offered(source: SourceSide, pairing: Pairing) -> bool:
+    """Whether every port of the source that ran has a partner, so that both sides are planted at the same places."""
+    ins, outs = pairing.offered()
+    ran = [(i, r) for i, r in enumerate(source.runs.free.working.records) if r.output.size]
+    return all(i in outs and (i in ins or r.input is None) for i, r in ran)
 
 
 def _moved_scales(pairing: Pairing, sites: Sequence[SiteMeasure]) -> dict[int, float]:

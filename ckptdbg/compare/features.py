@@ -51,6 +51,14 @@ class Pairing:
     inputs: tuple[FeatureMap | None, ...]
     outputs: tuple[FeatureMap | None, ...]
 
+    def offered(self) -> tuple[frozenset[int], frozenset[int]]:
+        """Source anchors whose ``in``, and whose ``out``, some target anchor pairs with."""
+        ins, outs = (
+            frozenset(s for found in maps if found is not None for s in found.anchors)
+            for maps in (self.inputs, self.outputs)
+        )
+        return ins, outs
+
     def ports(self, anchor: int) -> tuple[tuple[Port, FeatureMap | None], ...]:
         """Both ports of a target anchor, in execution order."""
         return ("in", self.inputs[anchor]), ("out", self.outputs[anchor])
@@ -61,10 +69,12 @@ def pair(
     source_layouts: Sequence[Layout],
     target: Sequence[Anchor],
     target_layouts: Sequence[Layout],
+    uses: Sequence[int] | None = None,
 ) -> Pairing:
-    """Pair the ports of all target anchors with source anchors."""
-    source_uses = _uses(source_layouts)
-    target_uses = _uses(target_layouts)
+    """Pair the ports of all target anchors with source anchors. ``uses`` says of each target anchor which use of its
+    operand it is, where ``target`` is not the whole model."""
+    source_uses = count_uses(source_layouts)
+    target_uses = count_uses(target_layouts) if uses is None else uses
     by_tensor: dict[int, list[int]] = defaultdict(list)
     for i, layout in enumerate(source_layouts):
         for ordinal in layout.tensors:
@@ -82,7 +92,7 @@ def pair(
     return Pairing(tuple(inputs), tuple(outputs))
 
 
-def _uses(layouts: Sequence[Layout]) -> list[int]:
+def count_uses(layouts: Sequence[Layout]) -> list[int]:
     """How many earlier anchors used exactly the same operand (a tied table, a layer called twice)."""
     seen: dict[tuple, int] = defaultdict(int)
     counts = []

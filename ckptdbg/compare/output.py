@@ -31,10 +31,15 @@ class OutputMeasure:
     isolated: Judged
 
 
-def measure_output(graph: Graph, pairing: Pairing, source: SourceRuns, free: Runs, isolated: Runs) -> OutputMeasure:
+def measure_output(
+    graph: Graph, pairing: Pairing, source: SourceRuns, free: Runs, isolated: Runs, *, sharp: bool = True
+) -> OutputMeasure:
     """Compare the outputs. Raises HarnessError where they are not over the same tokens."""
     ours, theirs = free.working.output, source.free.working.output
     index = output_index(graph, pairing, ours.shape[1], theirs.shape[1])
+    real = ~np.isin(np.arange(len(ours)), source.padded)
+    if not real.any():
+        raise HarnessError("every token of the probe is padding", hint="give the probe at least one real token")
     if ours.shape[0] != theirs.shape[0] or index is None:
         raise HarnessError(
             "the two models' outputs cannot be laid over each other",
@@ -46,7 +51,6 @@ def measure_output(graph: Graph, pairing: Pairing, source: SourceRuns, free: Run
     def carried(trace: Trace) -> Carried:
         values = np.asarray(trace.output)[:, np.maximum(index, 0)]
         values = values if values.dtype.itemsize >= 4 else values.astype(np.float32)
-        real = ~np.isin(np.arange(len(values)), source.padded)
         mask = real[:, None] & (index >= 0)
         return Carried(values, None if mask.all() else mask)
 
@@ -59,15 +63,18 @@ def measure_output(graph: Graph, pairing: Pairing, source: SourceRuns, free: Run
         carried(source.free.working).values,
         ours,
         judge(carried, target, source.free, free, precisions),
-        judge(carried, target, source.isolated, isolated, precisions),
+        judge(carried, target, source.isolated, isolated, precisions, sharp=sharp),
     )
 
 
 def output_index(graph: Graph, pairing: Pairing, ours: int, theirs: int) -> Array | None:
-    """Output features follow the one anchor that makes them (a permuted or padded vocabulary), else they are the
-    same."""
+    """The source's output feature behind each of the target's. What the model gives to its users has one order: the
+    anchor that makes it may add padding or leave rows out, but a vocabulary in another order is a fault."""
     makers = [pairing.outputs[t] for t in graph.output_feeds if graph.anchors[t].features == ours]
     found = [m for m in makers if m is not None and len(m.offers) == 1]
-    if len(makers) == len(found) == 1 and int(found[0].offers[0][1].max()) < theirs:
-        return found[0].offers[0][1]
+    if len(makers) == len(found) == 1:
+        index = found[0].offers[0][1]
+        real = index[index >= 0]
+        if real.size and real[-1] < theirs and (np.diff(real) > 0).all():
+            return index
     return np.arange(ours) if ours == theirs else None

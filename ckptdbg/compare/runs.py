@@ -47,14 +47,41 @@ def run_source(side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Arra
     pins = _pins(working)
     promoted = side.run(inputs, promoted=True, values=exact, choices=pins)
     jittered = side.run(inputs, promoted=True, values=exact, choices=pins, jitter=_JITTER)
-    own = {i: Plant(input=r.input, output=r.output) for i, r in enumerate(working.records) if r.output.size}
-    isolated = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
-    isolated_jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=_JITTER)
-    padded = np.flatnonzero(np.asarray(inputs.get("attention_mask", ())) == 0)
-    working, promoted, jittered, isolated, isolated_jittered = (
-        _without(trace, padded) for trace in (working, promoted, jittered, isolated, isolated_jittered)
-    )
-    return SourceRuns(Runs(working, promoted, jittered), Runs(working, isolated, isolated_jittered), padded)
+    padded = padded_tokens(inputs)
+    free = Runs(*(_without(trace, padded) for trace in (working, promoted, jittered)))
+    everywhere = frozenset(range(len(working.records)))
+    return SourceRuns(free, isolate_source(side, inputs, exact, free, everywhere, everywhere, padded), padded)
+
+
+def isolate_source(
+    side: Side,
+    inputs: Mapping[str, Array],
+    exact: Mapping[str, Array],
+    free: Runs,
+    ins: frozenset[int],
+    outs: frozenset[int],
+    padded: Array,
+) -> Runs:
+    """The source with its own working values planted at the ``in`` and ``out`` of these anchors: where the target
+    has them planted too, so that a region is the same stretch of both models."""
+    pins, records = _pins(free.working), free.working.records
+    own = {
+        i: Plant(input=r.input if i in ins else None, output=r.output if i in outs else None)
+        for i, r in enumerate(records)
+        if r.output.size and (i in ins or i in outs)
+    }
+    promoted = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
+    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=_JITTER)
+    return Runs(free.working, _without(promoted, padded), _without(jittered, padded))
+
+
+def padded_tokens(inputs: Mapping[str, Array]) -> Array:
+    """Flat indices of the tokens that a mask over ``input_ids`` leaves out. A decoder numbers its own tokens: with
+    one, none are left out."""
+    ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+    if ids is None or mask is None or "decoder_input_ids" in inputs or np.shape(mask) != np.shape(ids):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(np.asarray(mask) == 0)
 
 
 def _without(trace: Trace, tokens: Array) -> Trace:
@@ -99,10 +126,8 @@ class Routing:
 
     pins: tuple[Array, ...] | None
     """The source's choices in the target's rows and options; None where there is nothing to pin or no way to tell."""
-    different: int
-    """Rows whose own choice in the target differed from the source's."""
-    wide: int
-    """Those among them whose margin in the source is not within rounding of a tie."""
+    wide: tuple[int, ...] = ()
+    """Of every choice, the rows where the target's own differed although the source's margin is wider than rounding."""
     reason: str | None = None
     """Why choices could not be pinned, where they could not."""
 
@@ -110,14 +135,14 @@ class Routing:
 def pin_target(source: Runs, source_graph: Graph, target: Trace, target_graph: Graph, pairing: Pairing) -> Routing:
     """Translate the source's choices for the target: rows by token, options by the router's paired features."""
     if not source_graph.choices and not target_graph.choices:
-        return Routing(None, 0, 0)
+        return Routing(None)
     shapes = (
         [(c.options, c.chosen) for c in source_graph.choices],
         [(c.options, c.chosen) for c in target_graph.choices],
     )
     if shapes[0] != shapes[1]:
-        return Routing(None, 0, 0, f"the source makes {len(shapes[0])} discrete choices, the target {len(shapes[1])}")
-    pins, different, wide = [], 0, 0
+        return Routing(None, (), f"the source makes {len(shapes[0])} discrete choices, the target {len(shapes[1])}")
+    pins, wide = [], []
     made_by = zip(source.working.choices, source.promoted.choices, target.choices, target_graph.choices, strict=True)
     for made, promoted, own, choice in made_by:
         rename = _options(choice.feeds, choice.options, pairing)
@@ -125,10 +150,9 @@ def pin_target(source: Runs, source_graph: Graph, target: Trace, target_graph: G
         pinned = np.where((matched >= 0)[:, None], rename[made.indices[np.maximum(matched, 0)]], own.indices)
         pins.append(pinned)
         off = (np.sort(pinned, 1) != np.sort(own.indices, 1)).any(1)
-        different += int(off.sum())
         clear = made.margin > DIVERGENT * np.abs(made.margin - promoted.margin)
-        wide += int((off & clear[np.maximum(matched, 0)]).sum())
-    return Routing(tuple(pins), different, wide)
+        wide.append(int((off & (matched >= 0) & clear[np.maximum(matched, 0)]).sum()))
+    return Routing(tuple(pins), tuple(wide))
 
 
 def _options(feeds: frozenset[int], options: int, pairing: Pairing) -> Array:

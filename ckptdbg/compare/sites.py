@@ -56,21 +56,27 @@ Getter = Callable[[Trace], Carried]
 
 
 def measure_sites(
-    pairing: Pairing, source: SourceRuns, free: Runs, isolated: Runs, gauges: dict[int, float]
+    pairing: Pairing,
+    source: SourceRuns,
+    free: Runs,
+    isolated: Runs,
+    gauges: dict[int, float],
+    *,
+    sharp: bool = True,
 ) -> list[SiteMeasure]:
-    """All paired ports in the target's execution order."""
+    """All paired ports in the target's execution order. ``sharp`` where both sides are planted at the same places."""
     sites = []
     for t, record in enumerate(free.working.records):
         for port, found in pairing.ports(t):
             if found is not None and record.output.size:
-                site = _site(t, port, found, source, free, isolated, gauges.get(t, 1.0))
+                site = _site(t, port, found, source, free, isolated, gauges.get(t, 1.0), sharp)
                 if site is not None:
                     sites.append(site)
     return sites
 
 
 def _site(
-    t: int, port: Port, found: FeatureMap, source: SourceRuns, free: Runs, isolated: Runs, gauge: float
+    t: int, port: Port, found: FeatureMap, source: SourceRuns, free: Runs, isolated: Runs, gauge: float, sharp: bool
 ) -> SiteMeasure | None:
     rows = free.working.records[t].rows
 
@@ -97,7 +103,7 @@ def _site(
         values,
         target,
         judge(theirs, ours, source.free, free, precisions),
-        judge(theirs, ours, source.isolated, isolated, precisions),
+        judge(theirs, ours, source.isolated, isolated, precisions, sharp=sharp),
     )
 
 
@@ -107,24 +113,29 @@ def judge(
     source: Runs,
     target: Runs,
     precisions: tuple[float, float],
+    *,
+    sharp: bool = True,
 ) -> Judged:
     """Compare one place of both sides over three runs each. Arrays are ``[rows, features]``, the source's already
     carried.
 
-    ``precisions`` are the unit roundoffs of the source's and the target's working precision at this place.
+    ``precisions`` are the unit roundoffs of the source's and the target's working precision at this place. Where the
+    runs are not ``sharp``, their float64 pair still differs by planted working values, and by no less than their
+    rounding.
     """
     s_w, s_64, s_j = theirs(source.working), theirs(source.promoted), theirs(source.jittered)
     t_w, t_64, t_j = ours(target.working), ours(target.promoted), ours(target.jittered)
     mask = s_w.mask
     if not _finite(s_w.values, t_w, s_64.values, t_64, mask=mask):
-        return _nonfinite(s_w.values, t_w, mask)
+        both = _nonfinite(s_w.values, t_w, mask)
+        return both if both.nonfinite else _nonfinite(s_64.values, t_64, mask)
     roundoff = max(precisions)
     s_w64, t_w64 = s_w.values.astype(np.float64), t_w.astype(np.float64)
     s_round, t_round = s_w64 - s_64.values, t_w64 - t_64
     s_jitter, t_jitter = s_j.values - s_64.values, t_j - t_64
     size = np.maximum(np.abs(s_w64), np.abs(t_w64))
     working = measure(t_w64 - s_w64, [s_round, t_round, s_jitter, t_jitter, roundoff * size], mask)
-    shrink = unit_roundoff(_DOUBLE) / roundoff
+    shrink = unit_roundoff(_DOUBLE) / roundoff if sharp else 1.0
     promoted = measure(
         t_64 - s_64.values,
         [s_jitter, t_jitter, s_round * shrink, t_round * shrink, unit_roundoff(_DOUBLE) * size],
@@ -159,4 +170,6 @@ def _aligned(record: Record, rows: Array, port: Port) -> Array:
     if len(record.rows) == len(rows) and np.array_equal(record.rows, rows):
         return values
     matched = match_rows(rows, record.rows)
+    if not len(record.rows):
+        return np.full((len(rows), values.shape[1]), np.nan)
     return np.where((matched >= 0)[:, None], values[np.maximum(matched, 0)], np.nan)

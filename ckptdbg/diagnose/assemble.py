@@ -36,8 +36,8 @@ def assemble(
     found = list(findings)
     if comparison.output.free.divergent and not any(f.effect == "diverges" for f in found):
         found.append(verdict.unexplained(comparison))
-    missing = summary.not_compared(comparison, mapping, omitted)
-    undecided = summary.undecided(comparison, mapping, missing)
+    missing = summary.not_compared(comparison, omitted)
+    undecided = summary.undecided(comparison, mapping)
     return Result(
         verdict=verdict.decide(comparison, found, undecided),
         first_divergence=verdict.first_divergence(comparison),

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.diagnose.places import place_finding
 from ckptdbg.diagnose.precision import precision_findings
-from ckptdbg.diagnose.regions import OUTPUT, Place, find_places
+from ckptdbg.diagnose.regions import OUTPUT, Place, find_places, goes_on
+from ckptdbg.diagnose.routing import routing_findings
 from ckptdbg.diagnose.search import Outcome
 from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.suspects import in_order, layers_of, references, site_name
@@ -36,7 +37,7 @@ def find(
     findings += _merged(
         [place_finding(comparison, evidence, mapping, group, solve(group)) for group in groups.values()]
     )
-    return findings + precision_findings(comparison)
+    return [*findings, *routing_findings(comparison), *precision_findings(comparison)]
 
 
 def _merged(findings: list[Finding]) -> list[Finding]:
@@ -91,7 +92,7 @@ def _tensor_finding(
     places = [p for p in explained if set(tensors) & _suspected_tensors(comparison, p)]
     first = group[0]
     others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
-    harmless = bool(places) and not comparison.output.free.divergent
+    harmless = bool(places) and not goes_on(comparison, find_places(comparison))
     index = f"[{', '.join(map(str, first.first))}]"
     return Finding(
         kind="tensor",

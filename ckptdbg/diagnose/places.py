@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.diagnose.grammar import Edit
+from ckptdbg.diagnose.grammar import SCALE, Edit
 from ckptdbg.diagnose.positions import exact_first_token, narrowed
-from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.diagnose.regions import OUTPUT, Place, find_places, goes_on
 from ckptdbg.diagnose.search import Mend, Outcome
 from ckptdbg.diagnose.static import Evidence, static_reason
 from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, site_name
@@ -23,7 +23,7 @@ def place_finding(
     finding = Finding(
         kind="unknown",
         cause="unknown",
-        effect="diverges" if comparison.output.free.divergent else "none",
+        effect="diverges" if goes_on(comparison, find_places(comparison)) else "none",
         entries=[],
         layers=layers_of(consumers),
         site=site_name(comparison, first),
@@ -56,9 +56,16 @@ def _mended(mapping: BoundMapping, mend: Mend, known: str | None) -> dict:
         "kind": "layout",
         "cause": "mapping",
         "entries": refs,
-        "explanation": f"{known} {what}." if known else f"The mapping is wrong here and this mends it: {what}.",
+        "explanation": f"{known} {what}." if known else f"{_whose(mend)} and this mends it: {what}.",
         "repair": first.model_copy(update={"also": also, "together": rest}),
     }
+
+
+def _whose(mend: Mend) -> str:
+    """A missing factor may as well belong into the model's code: both are said."""
+    if any(e.family == SCALE and e.text.startswith("add ") for e in mend.edits):
+        return "The mapping lacks a factor here, or the model's code has one too many,"
+    return "The mapping is wrong here"
 
 
 def _edited(mapping: BoundMapping, edits: tuple[Edit, ...]) -> list[EntryRef]:

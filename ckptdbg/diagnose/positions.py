@@ -75,5 +75,10 @@ def _tokens(comparison: Comparison, place: Place) -> tuple[Measure, Array] | Non
 
 
 def _first_tokens(comparison: Comparison) -> Array:
-    batch, *rest = comparison.free.working.output_shape
-    return np.arange(batch) * (rest[0] if rest else 1)
+    """Flat index of the first real token of every sequence."""
+    inputs = comparison.rerun.inputs
+    tokens = inputs.get("input_ids", next(iter(inputs.values())))
+    batch, *rest = np.shape(tokens)
+    length = rest[0] if rest else 1
+    real = ~np.isin(np.arange(batch * length), comparison.source.runs.padded).reshape(batch, length)
+    return np.arange(batch) * length + real.argmax(axis=1)

@@ -46,6 +46,14 @@ def find_places(comparison: Comparison) -> list[Place]:
     )
 
 
+def goes_on(comparison: Comparison, places: Sequence[Place]) -> bool:
+    """Whether what is wrong at these places is still wrong after the last of them, in the free run: not undone by a
+    symmetry. The output alone does not say so, since it may not read the tokens that are wrong."""
+    last = max(((c, p.port == "out") for p in places for c in p.consumers if c != OUTPUT), default=(-1, True))
+    after = (s for s in comparison.sites if (s.anchor, s.port == "out") > last)
+    return comparison.output.free.divergent or any(s.free.divergent for s in after)
+
+
 def upstream(
     comparison: Comparison, feeds: frozenset[int], met: frozenset[int]
 ) -> tuple[frozenset[int], frozenset[int]]:

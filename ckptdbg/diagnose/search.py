@@ -89,7 +89,11 @@ def search(
     if bench.exhausted:
         return Outcome(None, (), bench.runs - before, complete=False)
     families = dict.fromkeys(e.family for found in singles.values() for c in found for e in c)
-    return Outcome(None, tuple(f"{family} of {', '.join(singles)}" for family in families), tried)
+    excluded = [f"{family} of {', '.join(singles)}, any one edit" for family in families]
+    if rounds[1]:
+        pairs = "all" if len(rounds[1]) < _MOST_PAIRS else f"the first {_MOST_PAIRS}"
+        excluded.append(f"{pairs} pairs of edits of one family over two of them")
+    return Outcome(None, tuple(excluded), tried)
 
 
 def _distinct(bench: Bench, place: Place, candidates: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:

@@ -124,7 +124,7 @@ def _isolated(judged: Judged) -> Isolated:
     return Isolated(error=measured.error, noise=measured.noise, ratio=measured.ratio)
 
 
-def not_compared(comparison: Comparison, mapping: BoundMapping, omitted: dict[str, Sequence[str]]) -> list[NotCompared]:
+def not_compared(comparison: Comparison, omitted: dict[str, Sequence[str]]) -> list[NotCompared]:
     """Everything that was left out, and why. ``omitted``: inputs that a side does not accept, by side."""
     rows: list[NotCompared] = []
     target, source, pairing = comparison.target, comparison.source.view, comparison.pairing
@@ -174,23 +174,29 @@ def _why(comparison: Comparison, t: int) -> str:
 
 def coverage(comparison: Comparison) -> Coverage:
     """Which target tensors this probe exercised: those whose anchor or meeting took part in the run."""
+    exercised = _exercised(comparison)
+    missing = sorted(set(comparison.target.specs) - exercised)
+    total = len(comparison.target.specs)
+    return Coverage(parameters_exercised=total - len(missing), parameters_total=total, unexercised=missing)
+
+
+def _exercised(comparison: Comparison) -> set[str]:
     target = comparison.target
     ran = [label for t, label in enumerate(target.labels) if comparison.free.working.records[t].output.size]
-    exercised = {name for label in (*ran, *target.met_labels) for name in label.tensors}
-    missing = sorted(set(target.specs) - exercised)
-    return Coverage(
-        parameters_exercised=len(target.specs) - len(missing), parameters_total=len(target.specs), unexercised=missing
-    )
+    return {name for label in (*ran, *target.met_labels) for name in label.tensors}
 
 
-def undecided(comparison: Comparison, mapping: BoundMapping, rows: Sequence[NotCompared]) -> list[NotCompared]:
-    """Target parameters that took part in the run but that nothing was compared with: neither mapped nor at noise."""
-    target = comparison.target
+def undecided(comparison: Comparison, mapping: BoundMapping) -> list[NotCompared]:
+    """Target parameters with which nothing can be called equivalent: used but made by no entry, or made by an entry of
+    which this probe exercises no tensor, so that its layout is shown right nowhere."""
+    target, exercised = comparison.target, _exercised(comparison)
     used = {name for label in (*target.labels, *target.met_labels) for name in label.tensors}
-    return [
-        NotCompared(name=name, side="target", reason="used by the model but made by no mapping entry")
-        for name in sorted(used - set(mapping.entry_of_target))
-    ]
+    unmapped = sorted(used - set(mapping.entry_of_target))
+    shown = {mapping.entry_of_target[name].name for name in exercised & set(mapping.entry_of_target)}
+    unshown = [n for n, e in mapping.entry_of_target.items() if n in target.specs and e.name not in shown]
+    reasons = [(name, "used by the model but made by no mapping entry") for name in unmapped]
+    reasons += [(name, "this probe exercises no tensor of its entry: its layout is not proved") for name in unshown]
+    return [NotCompared(name=name, side="target", reason=reason) for name, reason in reasons]
 
 
 def logits(comparison: Comparison) -> Logits | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.compare.carry import Carried, carry
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.features import FeatureMap, pair
+from ckptdbg.compare.features import FeatureMap, count_uses, pair
 from ckptdbg.compare.noise import Measure, measure, unit_roundoff
 from ckptdbg.diagnose.grammar import Edit
 from ckptdbg.diagnose.regions import OUTPUT, Place
@@ -46,6 +46,11 @@ class Bench:
         for entry in mapping.entries:
             self.entries.setdefault(entry.name, []).append(entry)
         self._ports: dict[tuple, tuple[FeatureMap | None, FeatureMap | None]] = {}
+        runs, (_, outs) = comparison.source.runs, comparison.pairing.offered()
+        # what the source's isolated run passes on: what was planted there, else what it computed
+        own = zip(runs.free.working.records, runs.isolated.promoted.records, strict=True)
+        self._passed_on = [planted if i in outs else computed for i, (planted, computed) in enumerate(own)]
+        self._uses = count_uses(comparison.target.anchors)
         self.runs = 0
         self._deadline = time.monotonic() + SECONDS
 
@@ -119,7 +124,8 @@ class Bench:
             if layout is None:
                 self._ports[key] = (None, None)
             else:
-                found = pair(source.graph.anchors, source.anchors, [target.graph.anchors[anchor]], [layout])
+                uses = [self._uses[anchor]]
+                found = pair(source.graph.anchors, source.anchors, [target.graph.anchors[anchor]], [layout], uses)
                 self._ports[key] = (found.inputs[0], found.outputs[0])
         return self._ports[key]
 
@@ -127,10 +133,9 @@ class Bench:
         if not self._touches(feed, changed):
             return
         found = self._maps(feed, changed)[1]
-        records = self.comparison.source.runs.free.working.records
         if found is not None:
             rows = self.comparison.free.working.records[feed].rows
-            carried = carry(found, rows, records, "out", self.comparison.gauges.get(feed, 1.0))
+            carried = carry(found, rows, self._passed_on, "out", self.comparison.gauges.get(feed, 1.0))
             old = plants.get(feed, Plant())
             plants[feed] = replace(old, output=carried.values, output_mask=carried.mask)
 
@@ -187,6 +192,8 @@ class Bench:
 
 def _promoted(found: Array, expected: Carried, working: Carried, jittered: Carried, moved: Array) -> Measure:
     """The promoted ratio of ``found`` against the carried source, as in ``compare.sites``."""
+    # The search asks only whether the rest is rounding of float64: against single precision, whatever the models
+    # work in.
     double, single = unit_roundoff(np.dtype(np.float64)), unit_roundoff(np.dtype(np.float32))
     values = np.asarray(working.values, np.float64)
     noise = [

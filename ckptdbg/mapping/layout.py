@@ -9,7 +9,7 @@ its axes are really mixed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,8 +42,6 @@ class Along:
     def over_features(self, features: int) -> Array:
         """Values per feature; only for a quantity that does not vary along the contraction."""
         return np.broadcast_to(self.values, (features,))
-
-    over_contraction = over_features
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def reduce(array: Array, dead: Array | None = None) -> Along:
         values = np.full(rows.shape, float(_NOWHERE))
         values[rows] = inner.values
         return Along("feature", values)
-    if inner.role == "feature":
+    if inner.role in ("feature", "constant"):  # the index along the contraction says where the padding is
         return inner
     values = np.full(columns.shape, float(_NOWHERE))
     values[columns] = inner.values
@@ -231,9 +229,3 @@ def _grid(along: Along, shape: tuple[int, int]) -> Array:
 def as_matrix(array: Array) -> Array:
     """A region parameter's effective operand as a matrix of one column, so that it has a layout like any other."""
     return np.asarray(array).reshape(-1, 1)
-
-
-def tensor_names(layout: Layout, names: Iterable[str]) -> tuple[str, ...]:
-    """Names of the source tensors that take part in a layout, in the checkpoint's order."""
-    listed = list(names)
-    return tuple(listed[i] for i in layout.tensors)

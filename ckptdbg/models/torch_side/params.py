@@ -102,7 +102,9 @@ class Parameters:
                 original = getattr(owner, attribute)
                 originals.append((owner, attribute, original))
                 is_parameter = isinstance(original, nn.Parameter)
-                setattr(owner, attribute, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
+                # torch chooses between matmul kernels by requires_grad, even where no gradient is taken
+                grad = original.requires_grad and tensor.is_floating_point()
+                setattr(owner, attribute, nn.Parameter(tensor, requires_grad=grad) if is_parameter else tensor)
             yield
         finally:
             for owner, attribute, original in reversed(originals):
