@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ckptdbg.compare.carry import match_rows
 from ckptdbg.compare.features import Pairing
 from ckptdbg.compare.noise import DIVERGENT
-from ckptdbg.models.records import Graph, Plant, Side, Trace
+from ckptdbg.models.records import Choose, Graph, Plant, Record, Side, Trace
 
 Array = NDArray[Any]
 _JITTER = 1
@@ -88,8 +88,13 @@ def _without(trace: Trace, tokens: Array) -> Trace:
     """The same trace with the rows of these tokens belonging to no token, so that they pair with nothing."""
     if not tokens.size:
         return trace
-    records = tuple(replace(r, rows=np.where(np.isin(r.rows, tokens), -1, r.rows)) for r in trace.records)
-    return replace(trace, records=records)
+
+    def rows(of: Record | Choose) -> Array:
+        return np.where(np.isin(of.rows, tokens), -1, of.rows)
+
+    records = tuple(replace(record, rows=rows(record)) for record in trace.records)
+    choices = tuple(replace(choice, rows=rows(choice)) for choice in trace.choices)
+    return replace(trace, records=records, choices=choices)
 
 
 def run_target(
