@@ -9,8 +9,9 @@ from matrix_helpers import PLAIN, UNUSUAL, Healthy, is_healthy, open_faulty, ope
 
 from ckptdbg.compare.noise import SUSPECT
 
-# About a second each; the others run with the slow tests.
+# About a second each, and experts under padding and in bfloat16, where routing must raise no alarm. The rest is slow.
 QUICK = [c for c in UNUSUAL if c.pair == "llama_to_torch" and c.name not in ("length 2048", "24 layers")]
+QUICK += [c for c in UNUSUAL if c.pair == "mixtral_to_jax" and ("padding" in c.name or "bfloat16" in c.name)]
 CASES = [*PLAIN, *(c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in UNUSUAL)]
 
 
