@@ -88,6 +88,9 @@ class Comparison:
     blocks: list[BlockMeasure]
     blocks_left: list[tuple[str, str]]
     """Blocks of the target that were not compared, and why."""
+    alike: bool = True
+    """Whether both sides were planted at the same places in the isolated runs; else the source was planted
+    everywhere."""
 
 
 def compare_sides(
@@ -106,10 +109,10 @@ def compare_sides(
     """
     exact = tensors.exact()
     pairing = pair(source.view.graph.anchors, source.view.anchors, target.graph.anchors, target.anchors)
-    whole = _all_offered(source, pairing)
-    if not whole and isolate_again is not None:
+    alike = _all_offered(source, pairing)
+    if not alike and isolate_again is not None:
         runs = replace(source.runs, isolated=isolate_again(*pairing.offered()))
-        source, whole = replace(source, runs=runs), True
+        source, alike = replace(source, runs=runs), True
     progress("running the target")
     first = side.run(inputs)
     routing = pin_target(source.runs.free, source.view.graph, first, target.graph, pairing)
@@ -119,7 +122,7 @@ def compare_sides(
     def isolate(gauges: dict[int, float]) -> tuple[dict[int, Plant], Runs, list[SiteMeasure]]:
         put = plants(pairing, rows, source.runs.free.working.records, gauges)
         runs = run_isolated(side, inputs, exact, routing.pins, put)
-        return put, runs, measure_sites(pairing, source.runs, free, runs, gauges, sharp=whole)
+        return put, runs, measure_sites(pairing, source.runs, free, runs, gauges, sharp=alike)
 
     progress("running the target with the source's values planted")
     gauges: dict[int, float] = {}
@@ -131,14 +134,16 @@ def compare_sides(
         if gauges:
             put, isolated, sites = tried if gauges == moved else isolate(gauges)
     blocks, left = measure_blocks(source.view, target, pairing, source.runs, free)
-    output = measure_output(target.graph, pairing, source.runs, free, isolated, sharp=whole)
+    output = measure_output(target.graph, pairing, source.runs, free, isolated, sharp=alike)
 
     if routing.pins:  # what the target would choose by itself from the source's own values
         own = side.run(inputs, plants=put)
         apart = pin_target(source.runs.free, source.view.graph, own, target.graph, pairing)
         routing = replace(routing, wide=apart.wide)
     rerun = Rerun(side, inputs, routing.pins, tensors, exact)
-    return Comparison(source, target, pairing, routing, gauges, free, isolated, put, rerun, sites, output, blocks, left)
+    return Comparison(
+        source, target, pairing, routing, gauges, free, isolated, put, rerun, sites, output, blocks, left, alike
+    )
 
 
 def _all_offered(source: SourceSide, pairing: Pairing) -> bool:

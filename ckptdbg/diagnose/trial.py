@@ -48,8 +48,8 @@ class Bench:
         self._ports: dict[tuple, tuple[FeatureMap | None, FeatureMap | None]] = {}
         runs, (_, outs) = comparison.source.runs, comparison.pairing.offered()
         # what the source's isolated run passes on: what was planted there, else what it computed
-        own = zip(runs.free.working.records, runs.isolated.promoted.records, strict=True)
-        self._passed_on = [planted if i in outs else computed for i, (planted, computed) in enumerate(own)]
+        own = enumerate(zip(runs.free.working.records, runs.isolated.promoted.records, strict=True))
+        self._passed_on = [planted if i in outs or not comparison.alike else computed for i, (planted, computed) in own]
         self._uses = count_uses(comparison.target.anchors)
         self.runs = 0
         self._deadline = time.monotonic() + SECONDS
@@ -169,7 +169,7 @@ class Bench:
         now, before, moved = (t.records[consumer].input for t in (trace, own.promoted, own.jittered))
         if now is None or before is None or moved is None:
             return np.inf
-        return _promoted(now, expected, working, jittered, moved - before).ratio
+        return _promoted(now, expected, working, jittered, moved - before, self.comparison.alike).ratio
 
     def _output_ratio(self, place: Place, changed: Mapping[str, BoundEntry], trace: Trace) -> float:
         comparison, index = self.comparison, self.comparison.output.index
@@ -187,10 +187,14 @@ class Bench:
 
         isolated = runs.isolated
         expected, working, jittered = (carried(t) for t in (isolated.promoted, isolated.working, isolated.jittered))
-        return _promoted(trace.output, expected, working, jittered, own.jittered.output - own.promoted.output).ratio
+        return _promoted(
+            trace.output, expected, working, jittered, own.jittered.output - own.promoted.output, self.comparison.alike
+        ).ratio
 
 
-def _promoted(found: Array, expected: Carried, working: Carried, jittered: Carried, moved: Array) -> Measure:
+def _promoted(
+    found: Array, expected: Carried, working: Carried, jittered: Carried, moved: Array, alike: bool
+) -> Measure:
     """The promoted ratio of ``found`` against the carried source, as in ``compare.sites``."""
     # The search asks only whether the rest is rounding of float64: against single precision, whatever the models
     # work in.
@@ -199,7 +203,7 @@ def _promoted(found: Array, expected: Carried, working: Carried, jittered: Carri
     noise = [
         jittered.values - expected.values,
         moved,
-        (values - expected.values) * (double / single),
+        (values - expected.values) * (double / single if alike else 1.0),
         double * np.abs(values),
     ]
     return measure(found - expected.values, noise, expected.mask)
