@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ckptdbg.report.entries import EntryView
     from ckptdbg.report.pictures import Pictures
 
+Effect = Literal["diverges", "none"]
 Verdict = Literal["divergent", "definition-differs", "cannot-tell", "precision-floor", "equivalent"]
 
 
@@ -58,7 +59,7 @@ class Finding(Record):
     kind: Literal["tensor", "layout", "definition", "precision", "unknown"]
     """``unknown`` where the evidence says where but not yet which of the others."""
     cause: Literal["checkpoint", "mapping", "model", "unknown"]
-    effect: Literal["diverges", "none"]
+    effect: Effect
     entries: list[EntryRef]
     """Under suspicion, the strongest suspect first."""
     layers: list[str]

@@ -15,7 +15,7 @@ from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.suspects import in_order, layers_of, references, site_name
 from ckptdbg.diagnose.tensors import TensorDifference
 from ckptdbg.mapping import BoundEntry, BoundMapping
-from ckptdbg.result import Finding, Repair
+from ckptdbg.result import Effect, Finding, Repair
 
 Solve = Callable[[list[Place]], Outcome | None]
 """Looks for a repair of the places of one template; None where it was not tried."""
@@ -29,13 +29,14 @@ def find(
     places = find_places(comparison)
     wrong = {d.tensor for d in evidence.tensors}
     explained = [p for p in places if wrong & _suspected_tensors(comparison, p)]
-    findings = _tensor_findings(comparison, evidence, mapping, explained)
+    effect: Effect = "diverges" if goes_on(comparison, places) else "none"
+    findings = _tensor_findings(comparison, evidence, mapping, explained, effect)
     groups: dict[tuple, list[Place]] = defaultdict(list)
     for place in places:
         if place not in explained:
             groups[template(comparison, place)].append(place)
     findings += _merged(
-        [place_finding(comparison, evidence, mapping, group, solve(group)) for group in groups.values()]
+        [place_finding(comparison, evidence, mapping, group, solve(group), effect) for group in groups.values()]
     )
     return [*findings, *routing_findings(comparison), *precision_findings(comparison)]
 
@@ -74,30 +75,33 @@ def template(comparison: Comparison, place: Place) -> tuple:
 
 
 def _tensor_findings(
-    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, explained: Sequence[Place]
+    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, explained: Sequence[Place], effect: Effect
 ) -> list[Finding]:
     groups: dict[tuple[str, str], list[TensorDifference]] = defaultdict(list)
     for difference in evidence.tensors:
         entry = mapping.entry_of_target[difference.tensor]
         kind = difference.how if not difference.how[0].isdigit() else difference.tensor
         groups[(entry.name, kind)].append(difference)
-    return [_tensor_finding(comparison, group, mapping, explained) for group in groups.values()]
+    return [_tensor_finding(comparison, group, mapping, explained, effect) for group in groups.values()]
 
 
 def _tensor_finding(
-    comparison: Comparison, group: list[TensorDifference], mapping: BoundMapping, explained: Sequence[Place]
+    comparison: Comparison,
+    group: list[TensorDifference],
+    mapping: BoundMapping,
+    explained: Sequence[Place],
+    effect: Effect,
 ) -> Finding:
     tensors = [d.tensor for d in group]
     entries = [mapping.entry_of_target[t] for t in tensors]
     places = [p for p in explained if set(tensors) & _suspected_tensors(comparison, p)]
     first = group[0]
     others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
-    harmless = bool(places) and not goes_on(comparison, find_places(comparison))
     index = f"[{', '.join(map(str, first.first))}]"
     return Finding(
         kind="tensor",
         cause="checkpoint",
-        effect="none" if harmless else "diverges",
+        effect=effect if places else "diverges",
         entries=references(entries),
         layers=_entry_layers(comparison, tensors, entries),
         site=site_name(comparison, places[0]) if places else first.tensor,

@@ -5,25 +5,30 @@ from __future__ import annotations
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.diagnose.grammar import SCALE, Edit
 from ckptdbg.diagnose.positions import exact_first_token, narrowed
-from ckptdbg.diagnose.regions import OUTPUT, Place, find_places, goes_on
+from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.search import Mend, Outcome
 from ckptdbg.diagnose.static import Evidence, static_reason
 from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, site_name
 from ckptdbg.mapping import BoundMapping
-from ckptdbg.result import EntryRef, Finding, Repair
+from ckptdbg.result import Effect, EntryRef, Finding, Repair
 
 
 def place_finding(
-    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, group: list[Place], outcome: Outcome | None
+    comparison: Comparison,
+    evidence: Evidence,
+    mapping: BoundMapping,
+    group: list[Place],
+    outcome: Outcome | None,
+    effect: Effect,
 ) -> Finding:
     """The finding of the places of one template. ``outcome`` is what the search for a repair gave, None where there
-    was none."""
+    was none; ``effect`` is that of all places together."""
     first = max(group, key=lambda p: p.ratio)
     consumers = [comparison.target.labels[c] for p in group for c in p.consumers if c != OUTPUT]
     finding = Finding(
         kind="unknown",
         cause="unknown",
-        effect="diverges" if goes_on(comparison, find_places(comparison)) else "none",
+        effect=effect,
         entries=[],
         layers=layers_of(consumers),
         site=site_name(comparison, first),
