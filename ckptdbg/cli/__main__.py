@@ -1,0 +1,5 @@
+"""`python -m ckptdbg.cli` is `ckptdbg`."""
+
+from ckptdbg.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""`ckptdbg compare`: both models, layer by layer, and the reports that are asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptdbg.cli.frame import Config, Html, Json, guarded, progress, say
+
+if TYPE_CHECKING:
+    from ckptdbg.result import Result
+    from ckptdbg.session import Session
+
+
+@guarded
+def compare(
+    config: Config,
+    json: Json = None,
+    html: Html = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the findings as Markdown.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write one line per compared site.")] = None,
+    source_trace: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Take the source from what `capture` wrote; it is not run here."),
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the mapping with all verified repairs to a new file.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
+) -> int:
+    """Compare source and target layer by layer and name the mapping entry at fault."""
+    with progress() as step:
+        session, result = run(config, step, source_trace)
+    show(result)
+    write_reports(session, result, json=json, html=html)
+    for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
+        if path is not None:
+            say(f"wrote {write(path)}")
+    if fix is not None:
+        written = session.diagnosis.write(fix)
+        say(f"wrote {written}" if written else "no verified repair of the mapping: nothing to write")
+    return exit_status(result, strict=strict)
+
+
+def run(config: Path, progress: Callable[[str], None], source_trace: Path | None = None) -> tuple[Session, Result]:
+    """What a config describes, opened and compared."""
+    from ckptdbg.session import open_session
+
+    session = open_session(config, source_trace=source_trace)
+    return session, session.compare(progress=progress)
+
+
+def exit_status(result: Result, *, strict: bool = False) -> int:
+    """0 for ``equivalent`` and, unless ``strict``, for ``precision-floor``; else 1."""
+    return 0 if result.verdict == "equivalent" or (result.verdict == "precision-floor" and not strict) else 1
+
+
+def write_reports(session: Session, result: Result, *, json: Path | None, html: Path | None) -> None:
+    """The result as JSON, and as a page with its pictures, where asked for."""
+    from ckptdbg.report.entries import entry_views
+    from ckptdbg.report.pictures import pictures_of
+
+    if json is not None:
+        say(f"wrote {result.to_json(json)}")
+    if html is not None:
+        entries = entry_views(result, session.mapping)
+        say(f"wrote {result.to_html(html, pictures=pictures_of(session.comparison, result), entries=entries)}")
+
+
+def show(result: Result) -> None:
+    """The result for a terminal, on stdout."""
+    from rich.console import Console
+
+    from ckptdbg.report import terminal
+
+    # A pipe has no width of its own, and a reader of a log wants whole lines.
+    terminal.show(result, Console(width=None if sys.stdout.isatty() else 160, highlight=False))

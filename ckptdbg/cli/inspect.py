@@ -1,0 +1,38 @@
+"""`ckptdbg inspect`: what is in a checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ckptdbg.cli.frame import guarded, say
+
+
+@guarded
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file or folder with named tensors.")],
+    stats: Annotated[bool, typer.Option("--stats", help="Read every tensor: mean, std, min, max, non-finite.")] = False,
+    context: Annotated[bool, typer.Option("--context", help="Show the config that lies beside it.")] = False,
+) -> None:
+    """List the tensors of a checkpoint: name, shape, dtype."""
+    from ckptdbg.checkpoint import describe, open_checkpoint
+    from ckptdbg.report.names import number
+
+    opened = open_checkpoint(checkpoint)
+    if context:
+        for key, value in (opened.config or {}).items():
+            say(f"{key}: {value}")
+        typer.echo()
+    width = max((len(name) for name in opened.specs), default=0)
+    for row in describe(opened, stats=stats):
+        shape = "x".join(map(str, row["shape"])) or "scalar"
+        line = f"{row['name']:{width}}  {shape:>16}  {row['dtype']:10}"
+        if stats:
+            figures = (f"{key} {number(row[key]):>10}" for key in ("mean", "std", "min", "max"))
+            line += f"{'  '.join(figures)}  nonfinite {row['nonfinite']}"
+        say(line.rstrip())
+    total = sum(math.prod(spec.shape) for spec in opened.specs.values())
+    say(f"{len(opened.specs)} tensors, {total:,} elements")
