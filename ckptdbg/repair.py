@@ -129,7 +129,7 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
     if mends:
-        made = _made_by(session, state.mapping, state.edited)
+        made = made_by(session, state.mapping, state.edited)
         state.patches |= made
     return findings, bool(wrong or mends)
 
@@ -158,7 +158,7 @@ def _finished(finding: Finding, verified: bool, mapping: TensorMapping) -> Findi
     return finding.model_copy(update={"repair": spelled(finding.repair)})
 
 
-def _made_by(session: Session, mapping: TensorMapping, entries: set[str]) -> dict[str, Array]:
+def made_by(session: Session, mapping: TensorMapping, entries: set[str]) -> dict[str, Array]:
     """What these entries of a mapping make, in float64."""
     bound = mapping.bind(session.model_config, session.source_specs, session.target.specs)
     found: dict[str, Array] = {}

@@ -13,7 +13,7 @@ from ckptdbg.compare.carry import plants
 from ckptdbg.compare.features import Pairing, pair
 from ckptdbg.compare.noise import SUSPECT
 from ckptdbg.compare.output import OutputMeasure, measure_output
-from ckptdbg.compare.runs import Routing, Runs, SourceRuns, pin_target, run_isolated, run_target
+from ckptdbg.compare.runs import JITTER, Routing, Runs, SourceRuns, pin_target, run_isolated, run_target
 from ckptdbg.compare.sites import SiteMeasure, measure_sites
 from ckptdbg.compare.views import TargetView, View
 from ckptdbg.models.records import Plant, Side, Trace
@@ -62,6 +62,12 @@ class Rerun:
     def working(self, plants: Mapping[int, Plant]) -> Trace:
         """In working precision."""
         return self.side.run(self.inputs, choices=self.pins, plants=plants)
+
+    def jittered(self, plants: Mapping[int, Plant]) -> Trace:
+        """In float64, with jittered constants."""
+        return self.side.run(
+            self.inputs, promoted=True, values=self.parameters, choices=self.pins, plants=plants, jitter=JITTER
+        )
 
     def promoted(self, plants: Mapping[int, Plant], changed: Mapping[str, Array] | None = None) -> Trace:
         """In float64, with other values of some target tensors."""

@@ -19,7 +19,8 @@ from ckptdbg.compare.noise import DIVERGENT
 from ckptdbg.models.records import Choose, Graph, Plant, Record, Side, Trace
 
 Array = NDArray[Any]
-_JITTER = 1
+JITTER = 1
+"""The seed of every run with jittered constants."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def run_source(side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Arra
     working = side.run(inputs)
     pins = _pins(working)
     promoted = side.run(inputs, promoted=True, values=exact, choices=pins)
-    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, jitter=_JITTER)
+    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, jitter=JITTER)
     padded = padded_tokens(inputs)
     free = Runs(*(_without(trace, padded) for trace in (working, promoted, jittered)))
     everywhere = frozenset(range(len(working.records)))
@@ -71,7 +72,7 @@ def isolate_source(
         if r.output.size and (i in ins or i in outs)
     }
     promoted = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
-    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=_JITTER)
+    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=JITTER)
     return Runs(free.working, _without(promoted, padded), _without(jittered, padded))
 
 
@@ -106,7 +107,7 @@ def run_target(
     return Runs(
         working,
         side.run(inputs, promoted=True, values=exact, choices=pins),
-        side.run(inputs, promoted=True, values=exact, choices=pins, jitter=_JITTER),
+        side.run(inputs, promoted=True, values=exact, choices=pins, jitter=JITTER),
     )
 
 
@@ -121,7 +122,7 @@ def run_isolated(
     return Runs(
         side.run(inputs, choices=pins, plants=put),
         side.run(inputs, promoted=True, values=exact, choices=pins, plants=put),
-        side.run(inputs, promoted=True, values=exact, choices=pins, plants=put, jitter=_JITTER),
+        side.run(inputs, promoted=True, values=exact, choices=pins, plants=put, jitter=JITTER),
     )
 
 

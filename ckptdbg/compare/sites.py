@@ -79,20 +79,11 @@ def _site(
     t: int, port: Port, found: FeatureMap, source: SourceRuns, free: Runs, isolated: Runs, gauge: float, sharp: bool
 ) -> SiteMeasure | None:
     rows = free.working.records[t].rows
-
-    def theirs(trace: Trace) -> Carried:
-        return carry(found, rows, trace.records, port, gauge)
-
-    def ours(trace: Trace) -> Array:
-        return _aligned(trace.records[t], rows, port)
-
-    shown = theirs(source.free.working)
+    shown = carry(found, rows, source.free.working.records, port, gauge)
     if shown.empty:
         return None
-    target = ours(free.working)
+    target = _aligned(free.working.records[t], rows, port)
     shape = (int(target.shape[0]), int(target.shape[1]))
-    sources = [source.free.working.records[s].output.dtype for s in found.anchors]
-    precisions = (max(unit_roundoff(dtype) for dtype in sources), unit_roundoff(target.dtype))
     compared = 1.0 if shown.mask is None else float(shown.mask.mean())
     values = shown.values if shown.mask is None else np.where(shown.mask, shown.values, np.nan)
     return SiteMeasure(
@@ -102,9 +93,33 @@ def _site(
         compared,
         values,
         target,
-        judge(theirs, ours, source.free, free, precisions),
-        judge(theirs, ours, source.isolated, isolated, precisions, sharp=sharp),
+        judge_port(t, port, found, rows, source.free, free, gauge),
+        judge_port(t, port, found, rows, source.isolated, isolated, gauge, sharp=sharp),
     )
+
+
+def judge_port(
+    t: int,
+    port: Port,
+    found: FeatureMap,
+    rows: Array,
+    source: Runs,
+    target: Runs,
+    gauge: float = 1.0,
+    *,
+    sharp: bool = True,
+) -> Judged:
+    """Compare one paired port of a target anchor under one kind of runs. ``rows`` are the tokens of its rows."""
+
+    def theirs(trace: Trace) -> Carried:
+        return carry(found, rows, trace.records, port, gauge)
+
+    def ours(trace: Trace) -> Array:
+        return _aligned(trace.records[t], rows, port)
+
+    sources = [source.working.records[s].output.dtype for s in found.anchors]
+    precisions = (max(map(unit_roundoff, sources)), unit_roundoff(ours(target.working).dtype))
+    return judge(theirs, ours, source, target, precisions, sharp=sharp)
 
 
 def judge(
