@@ -166,6 +166,18 @@ class Result(Record):
 
     # The writers are imported when asked for: they build on this module.
 
+    def __str__(self) -> str:
+        """The result as ``ckptdbg compare`` prints it."""
+        from ckptdbg.report.terminal import plain
+
+        return plain(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """What a notebook shows: the verdict and the findings, which outlast the kernel."""
+        from ckptdbg.report.markdown import summary
+
+        return {"text/markdown": summary(self), "text/plain": str(self)}
+
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> Result:
         """Read what ``to_json`` wrote. Raises ``CkptdbgError``."""

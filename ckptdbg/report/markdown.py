@@ -19,9 +19,7 @@ WORST = 20
 
 def dumps(result: Result) -> str:
     """Markdown (GitHub's tables). Names stand in code spans and prose is escaped, so no name can become markup."""
-    blocks = [f"# {MARK[result.verdict]} {BADGE[result.verdict]}", prose(sentence(result))]
-    for index, finding in enumerate(result.findings, 1):
-        blocks += _finding(index, finding)
+    blocks = _summary(result)
     blocks += ["## Sites farthest from noise", _worst_sites(result)]
     if result.logits is not None:
         figures = result.logits.model_dump(exclude={"greedy", "tips"})
@@ -34,6 +32,11 @@ def dumps(result: Result) -> str:
         names = "\n".join(f"- {code(name)}" for name in result.coverage.unexercised)
         blocks += ["## Parameters the probe did not reach", names]
     return "\n\n".join(blocks) + "\n"
+
+
+def summary(result: Result) -> str:
+    """The verdict and the findings alone: what a notebook shows of a result."""
+    return "\n\n".join(_summary(result)) + "\n"
 
 
 def write(result: Result, path: str | os.PathLike[str]) -> Path:
@@ -52,6 +55,13 @@ def code(text: object) -> str:
 def prose(text: str) -> str:
     """Text that stays text: neither HTML nor Markdown."""
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(visible(text), quote=False))
+
+
+def _summary(result: Result) -> list[str]:
+    blocks = [f"# {MARK[result.verdict]} {BADGE[result.verdict]}", prose(sentence(result))]
+    for index, finding in enumerate(result.findings, 1):
+        blocks += _finding(index, finding)
+    return blocks
 
 
 def _finding(index: int, finding: Finding) -> list[str]:

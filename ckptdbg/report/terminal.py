@@ -54,6 +54,17 @@ def show(result: Result, console: Console) -> None:
         console.print(Text(f"not compared: {names}{more}"), soft_wrap=True)
 
 
+def plain(result: Result) -> str:
+    """What ``show`` prints, as text without colours."""
+    import io
+
+    from rich.console import Console
+
+    out = io.StringIO()
+    show(result, Console(file=out, width=160, highlight=False, color_system=None))
+    return out.getvalue().rstrip("\n")
+
+
 def logits_lines(figures: Logits) -> list[str]:
     """Every figure on a line of its own, then what greedy decoding gave, as ids."""
     lines = [f"{name:16} {number(v, 6)}" for name, v in figures.model_dump(exclude={"greedy", "tips"}).items()]
