@@ -61,7 +61,8 @@ def plain(result: Result) -> str:
     from rich.console import Console
 
     out = io.StringIO()
-    show(result, Console(file=out, width=160, highlight=False, color_system=None))
+    # Inside a notebook rich would display it on its own instead.
+    show(result, Console(file=out, width=160, highlight=False, color_system=None, force_jupyter=False))
     return out.getvalue().rstrip("\n")
 
 
