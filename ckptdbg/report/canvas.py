@@ -110,6 +110,13 @@ def strip(ax: Axes) -> None:
         spine.set_color(INK)
 
 
+def png(figure: Figure, dpi: int = 100) -> bytes:
+    """The figure on white, for where SVG cannot be shown."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def finish(figure: Figure, alt: str) -> Picture:
     """The figure as a picture, on no background."""
     figure.patch.set_alpha(0)

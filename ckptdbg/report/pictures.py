@@ -15,6 +15,8 @@ from ckptdbg.report.names import number, visible
 from ckptdbg.result import Noise, Result
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ckptdbg.compare.comparison import Comparison
 
 LARGEST = (96, 128)
@@ -53,6 +55,11 @@ def pictures_of(comparison: Comparison, result: Result) -> Pictures | None:
 @own_style()
 def ratios(grid: Grid, noise: Noise) -> Picture:
     """Free-running and isolated ratios side by side on one log scale, with the two thresholds on it."""
+    return finish(ratios_figure(grid, noise), _alt_ratios(grid, noise))
+
+
+def ratios_figure(grid: Grid, noise: Noise) -> Figure:
+    """``ratios`` before it is written, to be drawn under ``own_style``."""
     sheet = figure(
         width=max(7.0, 2.6 + 0.34 * min(len(grid.sites), LARGEST[1])),
         height=1.0 + label_height(grid.sites) + 0.24 * min(len(grid.layers), LARGEST[0]),
@@ -77,7 +84,7 @@ def ratios(grid: Grid, noise: Noise) -> Picture:
         bar.ax.axhline(math.log10(limit), color="white", linewidth=2.5)
         bar.ax.axhline(math.log10(limit), color="black", linewidth=1)
     _decades(bar, top, noise)
-    return finish(sheet, _alt_ratios(grid, noise))
+    return sheet
 
 
 @own_style()
@@ -109,6 +116,11 @@ def course(result: Result) -> Picture:
 @own_style()
 def values(pictures: Pictures) -> Picture:
     """Source, target and their difference, tokens by features; the two models share one scale."""
+    return finish(values_figure(pictures), _alt_values(pictures))
+
+
+def values_figure(pictures: Pictures) -> Figure:
+    """``values`` before it is written, to be drawn under ``own_style``."""
     sheet = figure(width=11, height=3.2 + label_height(pictures.column_labels))
     parts = [np.asarray(a, dtype=np.float64) for a in (pictures.source, pictures.target, pictures.difference)]
     small = [shrink(part, *LARGEST) for part in (parts[0], parts[1], np.abs(parts[2]))]
@@ -127,11 +139,16 @@ def values(pictures: Pictures) -> Picture:
         bar.ax.tick_params(colors=INK, labelsize=7)
         bar.outline.set_visible(False)  # type: ignore[operator]
     axes[0].set_ylabel("tokens", color=INK)
+    return sheet
+
+
+def _alt_values(pictures: Pictures) -> str:
+    parts = [np.asarray(a, dtype=np.float64) for a in (pictures.source, pictures.target, pictures.difference)]
     rows, columns = parts[0].shape
     worst = float(np.nanmax(np.abs(parts[2]))) if np.isfinite(parts[2]).any() else math.nan
     bad = sum(int((~np.isfinite(part)).sum()) for part in parts[:2])
     alt = f"{visible(pictures.title)}: {rows} tokens by {columns} features; largest difference {number(worst)}."
-    return finish(sheet, alt + (f" {bad} values are not finite (hatched)." if bad else ""))
+    return alt + (f" {bad} values are not finite (hatched)." if bad else "")
 
 
 def _log10(values: Floats) -> Floats:
