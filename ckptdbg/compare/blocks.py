@@ -1,11 +1,11 @@
 """Outputs of whole modules (blocks, the residual stream), for people who step through layers. No verdict rests on them.
 
-Blocks of the two sides correspond when the parameters under them do.
+Blocks of the two sides correspond when the anchors inside them pair with each other and with no others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,32 +39,27 @@ def measure_blocks(
     source: View, target: View, pairing: Pairing, runs: SourceRuns, free: Runs
 ) -> tuple[list[BlockMeasure], list[tuple[str, str]]]:
     """Paired blocks in the target's order, and the names and reasons of those that cannot be laid over each other."""
-    theirs = {_tensors(source, names): i for i, names in enumerate(source.graph.block_parameters)}
+    everywhere = _partners(pairing, range(len(target.graph.anchors)))
+    theirs = {inside & everywhere: i for i, inside in enumerate(source.graph.block_anchors)}
     found, left = [], []
-    for i, (name, names) in enumerate(zip(target.graph.blocks, target.graph.block_parameters, strict=True)):
-        partner = theirs.get(_tensors(target, names))
-        inside = _anchors(target, names)
+    for i, (name, inside) in enumerate(zip(target.graph.blocks, target.graph.block_anchors, strict=True)):
+        partner = theirs.get(_partners(pairing, inside)) if inside else None
         if not inside:
             left.append((name, "it holds no matrix: judged as part of the region around it"))
         elif partner is None:
-            left.append((name, "no block of the source holds the same parameters"))
-        elif not _same_features(pairing, inside[-1]):
+            left.append((name, "no block of the source holds the same anchors"))
+        elif not _same_features(pairing, max(inside)):
             left.append((name, "its features are in another order or scale than the source's"))
         else:
-            measured = _measure(name, inside[-1], partner, i, runs, free)
+            measured = _measure(name, max(inside), partner, i, runs, free)
             found += [measured] if measured is not None else []
     return found, left
 
 
-def _tensors(view: View, names: Sequence[str]) -> frozenset[int]:
-    """Source tensors behind the parameters of a block."""
-    under = set(names)
-    used = zip((*view.graph.anchors, *view.graph.meetings), (*view.anchors, *view.meetings), strict=True)
-    return frozenset(t for use, layout in used if under & set(use.parameters) for t in layout.tensors)
-
-
-def _anchors(view: View, names: Sequence[str]) -> list[int]:
-    return [a.index for a in view.graph.anchors if set(names) & set(a.parameters)]
+def _partners(pairing: Pairing, anchors: Iterable[int]) -> frozenset[int]:
+    """The source anchors that these target anchors pair with, at either port."""
+    maps = (found for t in anchors for _, found in pairing.ports(t) if found is not None)
+    return frozenset(s for found in maps for s in found.anchors)
 
 
 def _same_features(pairing: Pairing, anchor: int) -> bool:

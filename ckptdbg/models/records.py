@@ -131,9 +131,9 @@ class Graph:
     casts: tuple[Cast, ...] = ()
     opaque: tuple[Opaque, ...] = ()
     blocks: tuple[str, ...] = ()
-    """Names of the module outputs captured beside the anchors, in execution order."""
-    block_parameters: tuple[tuple[str, ...], ...] = ()
-    """For each block, the names of the parameters under that module."""
+    """Names of the module outputs captured beside the anchors, in execution order: for people."""
+    block_anchors: tuple[frozenset[int], ...] = ()
+    """For each block, the anchors that run inside it. None for a module without a matrix (a norm)."""
     output_feeds: frozenset[int] = frozenset()
     output_met: frozenset[int] = frozenset()
     unused_parameters: tuple[str, ...] = ()

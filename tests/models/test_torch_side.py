@@ -226,8 +226,10 @@ def test_blocks_are_the_residual_stream():
     side = TorchSide(module)
     graph, trace = side.graph(inputs), side.run(inputs)
     assert graph.blocks == ("model.layers.0", "model.layers.1", "model.layers.2", "model.norm")
-    assert all(name.startswith("model.layers.1.") for name in graph.block_parameters[1])
-    assert len(graph.block_parameters[1]) == 9
+    inside = [graph.anchors[i] for i in sorted(graph.block_anchors[1])]
+    assert len(inside) == 7
+    assert all(name.startswith("model.layers.1.") for anchor in inside for name in anchor.parameters)
+    assert graph.block_anchors[3] == frozenset()  # a norm
     with torch.no_grad():
         hidden = module(**{k: torch.from_numpy(v) for k, v in inputs.items()}, output_hidden_states=True).hidden_states
     for block, expected in zip((trace.blocks[0], trace.blocks[1], trace.blocks[3]), hidden[1:], strict=True):

@@ -52,7 +52,8 @@ def trace(
         if by_token
         else output.reshape(-1, output.shape[-1] if output.ndim else 1)
     )
-    streams = tuple(np.asarray(captured[b.key]["block"]).reshape(-1, b.var.aval.shape[-1]) for b in blocks)
+    seen = (np.asarray(captured[b.key]["block"])[b.iteration] for b in blocks)
+    streams = tuple(values.reshape(-1, values.shape[-1]) for values in seen)
     return Trace(records, flat, output.shape, streams, choices, _nonfinite(walk, records, flat))
 
 

@@ -173,8 +173,8 @@ class JaxSide:
             tokens = tuple(inputs["input_ids"].shape[:2])
         shapes = {name: jax.ShapeDtypeStruct(given[name].shape, given[name].dtype) for name in used}
         blocks = find_blocks(walk, tokens)
-        named, under = tuple(b.name for b in blocks), tuple(b.parameters for b in blocks)
-        graph = replace(walk.graph, blocks=named, block_parameters=under)
+        named, inside = tuple(b.name for b in blocks), tuple(b.anchors for b in blocks)
+        graph = replace(walk.graph, blocks=named, block_anchors=inside)
         return Traced(root, walk, graph, blocks, shapes, tokens)
 
     def _compiled(self, traced: Traced, key: Any, build: Callable[[Traced], Callable]) -> Callable:

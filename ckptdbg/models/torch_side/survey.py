@@ -57,8 +57,8 @@ class _Block:
     call: int
     features: int
     order: Tensor
-    anchors: int
-    """How many anchors ran inside."""
+    anchors: frozenset[int]
+    """Those that ran inside."""
     has_children: bool
     has_parameters: bool
 
@@ -150,7 +150,7 @@ class Survey(Walk):
 
     def leave(self, name: str, module: nn.Module, output: Any) -> None:
         """Notes a module whose output has one row per token."""
-        anchors, call = len(self._anchors) - self._entered.pop(), self._calls[name]
+        anchors, call = frozenset(range(self._entered.pop(), len(self._anchors))), self._calls[name]
         self._calls[name] += 1
         hidden = first_float(output)
         order = None if hidden is None else self.order(hidden)
@@ -165,7 +165,6 @@ class Survey(Walk):
         tag = self.tag(output) or Tag(Kind.CONSTANT)
         met = {name for anchor in (*self._anchors, *self._meetings, *self._opaque) for name in anchor.parameters}
         blocks = _residual_blocks(self._blocks)
-        below = [tuple(name for name in parameters if name.startswith(f"{block.name}.")) for block in blocks]
         graph = Graph(
             tuple(self._anchors),
             tuple(self._meetings),
@@ -173,7 +172,7 @@ class Survey(Walk):
             tuple(self._casts),
             tuple(self._opaque),
             tuple(block.name for block in blocks),
-            tuple(below),
+            tuple(block.anchors for block in blocks),
             tag.feeds,
             tag.met,
             tuple(name for name in parameters if name not in met),
