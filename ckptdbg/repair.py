@@ -48,7 +48,7 @@ class Diagnosis:
         if not self.mended:
             return None
         if path.exists():
-            raise MappingError("there is a file here already", where=str(path), hint="name a new one for --fix")
+            raise MappingError("there is a file here already", where=str(path), hint="name a new one")
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_text(self.mapping.text, encoding="utf-8")

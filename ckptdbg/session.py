@@ -38,6 +38,7 @@ from ckptdbg.mapping.layout import Read
 from ckptdbg.probe import make_inputs, other_tokens
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
+from ckptdbg.stepping.verbs import Verbs
 
 if TYPE_CHECKING:
     from ckptdbg.models.loaders import Loaded
@@ -54,8 +55,8 @@ def open_session(config: str | Path | Config, *, source_trace: str | Path | None
 
 
 @dataclass
-class Session:
-    """Two models under comparison."""
+class Session(Verbs):
+    """Two models under comparison; the debugger's verbs work on what was recorded."""
 
     config: Config
     stored: StoredSource | None = None

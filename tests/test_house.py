@@ -24,7 +24,7 @@ LINE = [
     {"report"},
 ]
 # These wire the rooms together. The probe makes inputs from a config; samples are built from configs and mappings.
-WIRING = {"session", "repair", "api", "cli", "samples", "probe"}
+WIRING = {"session", "stepping", "repair", "api", "cli", "samples", "probe"}
 RANK = {room: rank for rank, rooms in enumerate(LINE) for room in rooms}
 
 

@@ -1,0 +1,114 @@
+"""What would follow if one place were right: the source's values are put in there and the target runs on.
+
+Only the target runs again, three times (working precision, float64, jittered constants), each with what the source had
+there in the same kind of run; so everything after the plant is judged by the same noise as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ckptdbg.compare.carry import carry
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.output import measure_output
+from ckptdbg.compare.runs import Runs, SourceRuns
+from ckptdbg.compare.sites import Judged, SiteMeasure, judge_port
+from ckptdbg.errors import CkptdbgError
+from ckptdbg.models.records import Anchor, Plant, Trace
+from ckptdbg.stepping.change import Change, change, listed
+from ckptdbg.stepping.printed import Printed, moved
+from ckptdbg.stepping.stops import Stop
+
+
+@dataclass(frozen=True, repr=False)
+class Planted(Printed):
+    """The target, run on with the source's values at some places."""
+
+    places: tuple[str, ...]
+    changes: tuple[Change, ...]
+    """Every compared place after the first plant, free running, the planted ones left out; the output is the last."""
+
+    @property
+    def recovered(self) -> tuple[Change, ...]:
+        """Places that diverged and are at noise now."""
+        return tuple(c for c in self.changes if c.recovered)
+
+    @property
+    def left(self) -> tuple[Change, ...]:
+        """Places that still diverge, in execution order."""
+        return tuple(c for c in self.changes if c.diverges)
+
+    @property
+    def output(self) -> Change:
+        return self.changes[-1]
+
+    def lines(self) -> list[str]:
+        first, *others = self.places
+        more = f" and {len(others)} more" if others else ""
+        found = [f"planted the source's values at {first}{more}"]
+        found += listed("at noise now", self.recovered)
+        if self.left:
+            again = self.left[0]
+            found.append(f"  differs again from  {again}  ({len(self.left)} of {len(self.changes)} places after it)")
+        where = "still diverges" if self.output.diverges else "at noise"
+        return [*found, f"  output  {moved(self.output.before, self.output.after)}  {where}"]
+
+
+def plant(comparison: Comparison, stops: Sequence[Stop], chosen: Sequence[Stop]) -> Planted:
+    """Run the target on with the source's values at ``chosen``. Raises CkptdbgError where nothing can be planted."""
+    for stop in chosen:
+        if not isinstance(stop.measure, SiteMeasure):
+            what = "the model's output" if stop.row.port == "output" else "the output of a block"
+            raise CkptdbgError(f"nothing can be planted at {stop.name}", found=what, hint="step to a site (in or out)")
+    ports = [(s.measure.anchor, s.measure.port) for s in chosen if isinstance(s.measure, SiteMeasure)]
+    ports = list(dict.fromkeys(p for anchor, port in ports for p in _together(comparison, anchor, port)))
+    source, rerun = comparison.source.runs.free, comparison.rerun
+    runs = Runs(
+        rerun.working(_plants(comparison, source.working, ports)),
+        rerun.promoted(_plants(comparison, source.promoted, ports)),
+        rerun.jittered(_plants(comparison, source.jittered, ports)),
+    )
+    first, planted = min(stop.order for stop in chosen), set(ports)
+    after = [s for s in stops if s.order > first and s.row.port != "block" and s.key not in planted]
+    changes = tuple(change(stop, stop.free, _judge(comparison, stop, runs)) for stop in after)
+    return Planted(tuple(stop.name for stop in chosen), changes)
+
+
+def _together(comparison: Comparison, index: int, port: str) -> list[tuple[int, str]]:
+    """The groups of one stacked matrix (experts) share one activation's rows, and are planted together."""
+    anchors = comparison.target.graph.anchors
+    one = anchors[index]
+    if one.group is None:
+        return [(index, port)]
+    return [(a.index, port) for a in anchors if a.group is not None and _call(a) == _call(one)]
+
+
+def _call(anchor: Anchor) -> tuple:
+    return anchor.parameters, anchor.iteration, anchor.where, anchor.op, anchor.feeds
+
+
+def _plants(comparison: Comparison, source: Trace, ports: Sequence[tuple[int, str]]) -> dict[int, Plant]:
+    """What the source had in one of its runs, in the target's layout."""
+    found: dict[int, dict] = {}
+    for anchor, port in ports:
+        behind = dict(comparison.pairing.ports(anchor))[port]  # type: ignore[index]
+        if behind is None:
+            continue
+        rows = comparison.free.working.records[anchor].rows
+        carried = carry(behind, rows, source.records, port, comparison.gauges.get(anchor, 1.0))  # type: ignore[arg-type]
+        name = "input" if port == "in" else "output"
+        found.setdefault(anchor, {}).update({name: carried.values, f"{name}_mask": carried.mask})
+    return {anchor: Plant(**values) for anchor, values in found.items()}
+
+
+def _judge(comparison: Comparison, stop: Stop, runs: Runs) -> Judged:
+    source = comparison.source.runs
+    if isinstance(stop.measure, SiteMeasure):
+        t, port = stop.measure.anchor, stop.measure.port
+        found = dict(comparison.pairing.ports(t))[port]
+        assert found is not None  # it was measured before
+        rows = comparison.free.working.records[t].rows
+        return judge_port(t, port, found, rows, source.free, runs, comparison.gauges.get(t, 1.0))
+    only = SourceRuns(source.free, source.free, source.padded)
+    return measure_output(comparison.target.graph, comparison.pairing, only, runs, runs).free
