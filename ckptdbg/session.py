@@ -30,7 +30,7 @@ from ckptdbg.diagnose.harness import check_inputs, check_repeatable, check_sourc
 from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_differences, shifted_layouts
-from ckptdbg.diagnose.tensors import compare_tensors
+from ckptdbg.diagnose.tensors import Due, TensorDifference, compare_tensors
 from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
@@ -166,14 +166,19 @@ class Session(Verbs):
         return {n: v for n, v, _ in self.mapping.values(exact, cast=False, dtype=np.float64)}
 
     @cached_property
+    def differences(self) -> list[TensorDifference]:
+        """Target tensors that are not what the mapping makes of the source."""
+        with self._stage("comparing tensors"):
+            due = Due(self.mapping, self.made, self._stored_dtypes(), self.sizes)
+            return compare_tensors(due, self.target.read)
+
+    @cached_property
     def evidence(self) -> Evidence:
         """What can be found before anything runs."""
         source, target = self.source_side.view, self.target_view
         pairing = pair(source.graph.anchors, source.anchors, target.graph.anchors, target.anchors)
-        with self._stage("comparing tensors"):
-            tensors = compare_tensors(self.made, self.target.read, self._stored_dtypes())
         return Evidence(
-            tensors,
+            self.differences,
             feed_differences(
                 source.graph,
                 source.anchors,
@@ -236,11 +241,8 @@ class Session(Verbs):
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Whole numbers above 1 that mapping and config name: what the sizes in a repair may be. The mapping's come
-        first."""
-        scope = self.unbound_mapping.scope(self.model_config)
-        found = {name: scope.find(name) for name in scope.names()}
-        return {n: v for n, v in found.items() if isinstance(v, int) and not isinstance(v, bool) and v > 1}
+        """Whole numbers above 1 that mapping and config name: what the sizes in a repair may be."""
+        return self.unbound_mapping.sizes(self.model_config)
 
     @cached_property
     def unused_sources(self) -> dict[str, tuple[int, ...]]:

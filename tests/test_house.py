@@ -21,6 +21,7 @@ LINE = [
     {"models"},
     {"compare"},
     {"diagnose"},
+    {"weights"},
     {"report"},
 ]
 # These wire the rooms together. The probe makes inputs from a config; samples are built from configs and mappings.

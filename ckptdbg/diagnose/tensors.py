@@ -1,24 +1,24 @@
 """Static evidence on values: every target tensor against what the mapping makes of the source, within its stored
-dtype."""
+dtype. Tensors are looked at one at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.compare.noise import unit_roundoff
+from ckptdbg.diagnose.elements import Deviation, deviation, roundoff, wrong_elements
+from ckptdbg.diagnose.fingerprints import Fingerprints, Piece, lane_text, pieces
+from ckptdbg.diagnose.resemblance import confined, how, is_many
+from ckptdbg.mapping import BoundEntry, BoundMapping
+from ckptdbg.mapping.made import origin
+from ckptdbg.mapping.ops.values import Cast
 
 Array = NDArray[Any]
-
-# A mapping may be applied op by op in the stored precision; four roundings cover its longest chains.
-_ROUNDINGS = 4
-# A factor computed in single precision (a root of a size) is off by this much at most.
-_SINGLE = 4 * 2.0**-24
+Status = Literal["equal", "rounded", "differs"]
 
 
 @dataclass(frozen=True)
@@ -35,104 +35,116 @@ class TensorDifference:
     expected: float
     how: str
     """One phrase: what the tensor is instead, as far as its own values tell."""
+    origin: str | None = None
+    """The source element behind the worst one, ``name[index]``; None for padding."""
+    piece: str = ""
+    """The tensor, or the index of its stacked axes outside of which nothing is wrong."""
+    owner: str | None = None
+    """The other piece whose due values stand here, in their own order."""
 
 
-def compare_tensors(
-    expected: Mapping[str, Array], read: Callable[[str], Array], stored: Mapping[str, str]
+@dataclass(frozen=True)
+class Due:
+    """Target tensors as they should be."""
+
+    mapping: BoundMapping
+    made: Mapping[str, Array]
+    """In float64, not rounded; gone through in order, and some asked for again by name."""
+    stored: Mapping[str, str]
+    """Of each, the dtype that the target has it in."""
+    sizes: Mapping[str, int]
+    """Numbers that a factor may come from, by name."""
+
+    def entry(self, tensor: str) -> BoundEntry | None:
+        """The entry that makes it."""
+        return self.mapping.entry_of_target.get(tensor)
+
+    def dtype(self, tensor: str) -> str:
+        """What it may be rounded to: as it is stored, or coarser where the mapping itself says so."""
+        entry = self.entry(tensor)
+        said = [op.dtype for op in entry.ops if isinstance(op, Cast)] if entry is not None else []
+        return max((self.stored[tensor], *said), key=roundoff)
+
+
+def compare_tensors(due: Due, read: Callable[[str], Array]) -> list[TensorDifference]:
+    """Differences between what is due and what ``read`` gives."""
+    prints, wrong = Fingerprints(), []
+    for name, found in walk_tensors(due, read, prints):
+        if found.wrong:
+            wrong.append(name)
+    return explain(due, read, prints, wrong)
+
+
+def walk_tensors(
+    due: Due, read: Callable[[str], Array], prints: Fingerprints, names: Iterable[str] | None = None
+) -> Iterator[tuple[str, Deviation]]:
+    """Each target tensor against what is due, its sums left in ``prints`` for ``explain``."""
+    for name in due.made if names is None else names:
+        expected = np.asarray(due.made[name])
+        prints.note(name, expected, due.entry(name), due.dtype(name))
+        yield name, deviation(expected, np.asarray(read(name)), due.dtype(name))
+
+
+def explain(
+    due: Due, read: Callable[[str], Array], prints: Fingerprints, wrong: Sequence[str]
 ) -> list[TensorDifference]:
-    """Differences between ``expected`` (float64) and what ``read`` gives; ``stored`` names each tensor's stored
-    dtype."""
-    found = []
-    for name, wanted in expected.items():
-        actual = np.asarray(read(name)).astype(np.float64)
-        difference = _compare(name, np.asarray(wanted, np.float64), actual, stored[name])
-        if difference is not None:
-            other = _whose(name, actual, expected, stored[name])
-            found.append(difference if other is None else replace(difference, how=f"it holds what {other} should"))
-    return found
+    """What the wrong tensors are instead, in their order. All tensors must have passed by ``prints``."""
+    found = [_explained(due, prints, name, np.asarray(read(name)).astype(np.float64)) for name in wrong]
+    owners = {d.piece: d.owner for d in found}
+    return [
+        replace(d, how=f"{d.piece} and {d.owner} changed places: each holds what the other should")
+        if d.owner is not None and owners.get(d.owner) == d.piece
+        else d
+        for d in found
+    ]
 
 
-def wrong_elements(expected: Array, actual: Array, dtype: str) -> Array:
-    """Boolean mask of the elements that rounding to ``dtype`` does not explain."""
-    kind = _kind(dtype)
-    if kind.kind in "iub":
-        return expected != actual
-    scale = np.maximum(np.abs(expected), np.sqrt(np.mean(np.square(expected))) if expected.size else 0.0)
-    with np.errstate(invalid="ignore"):
-        close = np.abs(actual - expected) <= _ROUNDINGS * unit_roundoff(kind) * scale
-    wrong = ~(close | (expected == actual) | (np.isnan(expected) & np.isnan(actual)))
-    if not wrong.any() and _biased(expected, actual, unit_roundoff(kind)):
-        return np.ones(expected.shape, bool)
-    return wrong
+def status_of(found: Deviation) -> Status:
+    """A deviation in one word."""
+    return "differs" if found.wrong else "equal" if found.equal else "rounded"
 
 
-def _kind(dtype: str) -> np.dtype:
-    return np.dtype(dtype) if dtype in np.sctypeDict else np.dtype(getattr(ml_dtypes, dtype))
-
-
-def _biased(expected: Array, actual: Array, roundoff: float) -> bool:
-    """Whether all elements are off by one common factor, too little for any one of them to show it: independent
-    roundings of n elements move their common factor by about roundoff over the root of n."""
-    power = float(np.square(expected).sum())
-    if expected.size < 2 or not power or not np.isfinite(actual).all():
-        return False
-    factor = float((actual * expected).sum()) / power
-    return abs(factor - 1) > 2 * roundoff * _ROUNDINGS / np.sqrt(expected.size) + _SINGLE
-
-
-def _compare(name: str, expected: Array, actual: Array, dtype: str) -> TensorDifference | None:
+def _explained(due: Due, prints: Fingerprints, name: str, actual: Array) -> TensorDifference:
+    expected, dtype, entry = np.asarray(due.made[name]), due.dtype(name), due.entry(name)
     wrong = wrong_elements(expected, actual, dtype)
-    count = int(wrong.sum())
-    if not count:
-        return None
-    worst = np.unravel_index(int(np.argmax(np.where(wrong, np.abs(np.nan_to_num(actual) - expected), -1))), wrong.shape)
-    first = tuple(int(i) for i in worst)
-    whole = _kind(dtype).kind in "iub" and not np.array_equal(expected, np.round(expected))
-    how = f"stored as {dtype}, which cannot hold it" if whole else _how(expected, actual, wrong, count)
-    return TensorDifference(name, count, wrong.size, first, float(actual[first]), float(expected[first]), how)
-
-
-def _how(expected: Array, actual: Array, wrong: Array, count: int) -> str:
-    if not np.isfinite(actual).all():
-        return f"{int((~np.isfinite(actual)).sum())} of {actual.size} elements are NaN or infinite"
-    if not actual.any():
-        return "all zeros: never loaded?"
-    if expected.ndim == 2 and expected.shape[0] == expected.shape[1] and np.allclose(actual, expected.T, rtol=1e-6):
-        return "the transpose of what the mapping makes"
-    for name in ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"):
-        with np.errstate(over="ignore"):  # too large for this dtype: not what happened here
-            rounded = expected.astype(np.float32).astype(getattr(ml_dtypes, name, name)).astype(np.float64)
-        if np.array_equal(rounded, actual):
-            return f"rounded to {name}"
-    ratio, shift = _affine(expected, actual)
-    if ratio is not None:
-        return f"every element times {ratio:.6g}"
-    if shift is not None:
-        return f"every element plus {shift:.6g}"
-    if np.array_equal(np.sort(expected, axis=None), np.sort(actual, axis=None)):
-        return "the same values in another order"
-    if count <= max(8, expected.size // 100):
-        where = ", ".join(str(tuple(int(i) for i in x)) for x in np.argwhere(wrong)[:3])
-        return f"{count} of {expected.size} elements differ, at {where}{', ...' if count > 3 else ''}"
-    return f"{count} of {expected.size} elements differ"
-
-
-def _affine(expected: Array, actual: Array) -> tuple[float | None, float | None]:
-    """The one factor, or the one term, that explains all elements within single precision."""
-    alive = expected != 0
-    if alive.any():
-        ratio = float(np.median(actual[alive] / expected[alive]))
-        if np.allclose(expected * ratio, actual, rtol=1e-5, atol=0):
-            return ratio, None
-    shift = float(np.median(actual - expected))
-    if np.allclose(expected + shift, actual, rtol=1e-5, atol=1e-6 * abs(shift)):
-        return None, shift
-    return None, None
-
-
-def _whose(name: str, actual: Array, expected: Mapping[str, Array], dtype: str) -> str | None:
-    """Another target tensor whose due value is exactly what stands here, if there is one."""
-    alike = (n for n, wanted in expected.items() if n != name and wanted.shape == actual.shape)
-    return next(
-        (n for n in alike if not wrong_elements(np.asarray(expected[n], np.float64), actual, dtype).any()), None
+    measured = deviation(expected, actual, dtype)
+    phrase, piece, owner = _told(due, prints, name, (expected, actual, wrong))
+    place = origin(entry, name, measured.worst) if entry is not None else None
+    return TensorDifference(
+        tensor=name,
+        wrong=measured.wrong,
+        size=measured.size,
+        first=measured.worst,
+        found=measured.found,
+        expected=measured.expected,
+        how=phrase,
+        origin=f"{place[0]}[{', '.join(map(str, place[1]))}]" if place else None,
+        piece=str(piece),
+        owner=owner,
     )
+
+
+def _told(
+    due: Due, prints: Fingerprints, name: str, values: tuple[Array, Array, Array]
+) -> tuple[str, Piece, str | None]:
+    """The phrase, what of the tensor it is about, and the piece that the values belong to where they are another's."""
+    expected, actual, wrong = values
+    dtype, entry = due.dtype(name), due.entry(name)
+    lane = confined(wrong)
+    stacked = {axis for piece in pieces(name, entry, expected.shape) for axis, _ in piece.lane}
+    own = Piece(name, tuple(item for item in lane if item[0] in stacked))
+    if is_many(wrong):
+        other = prints.owner(own, own.of(actual), due.made, dtype)
+        if other is not None:
+            at = f" (in [{lane_text(own.lane)}] alone)" if own.lane else ""
+            return f"it holds what {other[0]} should{other[1]}{at}", own, None if other[1] else str(other[0])
+    piece = Piece(name, lane)
+    kept = [axis for axis in range(expected.ndim) if axis not in dict(lane)]
+    names = {kept.index(axis): text for axis, text in _axis_names(entry, expected.ndim).items() if axis in kept}
+    phrase = how(piece.of(expected), piece.of(actual), piece.of(wrong), dtype, names, due.sizes)
+    return phrase + (f" (in [{lane_text(lane)}] alone)" if lane else ""), piece, None
+
+
+def _axis_names(entry: BoundEntry | None, rank: int) -> dict[int, str]:
+    stacks = entry.stacks if entry is not None else ()
+    return {stack.axis % rank: stack.over for stack in stacks if stack.side == "target"}

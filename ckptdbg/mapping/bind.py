@@ -13,6 +13,7 @@ from ckptdbg.errors import MappingError
 from ckptdbg.mapping.bound import BoundMapping
 from ckptdbg.mapping.entry import BoundEntry
 from ckptdbg.mapping.expressions import Number, Scope, near, whole
+from ckptdbg.mapping.ops.values import Cast
 from ckptdbg.mapping.parse import Entry
 from ckptdbg.mapping.stacking import StackAxis
 from ckptdbg.mapping.templates import BRACES, Template
@@ -60,15 +61,21 @@ def bind(
     ignore_source: tuple[str, ...],
     ignore_target: tuple[str, ...],
     file: str,
+    as_made: bool = False,
 ) -> BoundMapping:
-    """What ``Mapping.bind`` promises."""
+    """What ``Mapping.bind`` and, with ``as_made``, ``Mapping.bind_as_made`` promise."""
     sides = Tensors("source", source, ignore_source), Tensors("target", target, ignore_target)
     declared = frozenset(variables)
-    bound = tuple(b for entry in entries for b in Expansion(entry, scope, declared, *sides).instances())
+    bound = tuple(b for entry in entries for b in Expansion(entry, scope, declared, *sides, as_made).instances())
+    if as_made:
+        bound = tuple(entry.as_made() for entry in bound)
     for entry in bound:
         entry.check()
     mapping = BoundMapping(bound, file)
-    _check_complete(mapping, *sides)
+    _check_unique(mapping)
+    _check_complete(mapping, sides[0], mapping.entries_of_source, "used")
+    if not as_made:
+        _check_complete(mapping, sides[1], mapping.entry_of_target, "made")
     return mapping
 
 
@@ -81,6 +88,8 @@ class Expansion:
     declared: frozenset[str]
     source: Tensors
     target: Tensors
+    as_made: bool = False
+    """Whether the target's tensors are still to be made, or to be counted: none need be there."""
 
     def instances(self) -> list[BoundEntry]:
         """In numeric order of the placeholders; ``MappingError`` where the entry matches nothing."""
@@ -90,6 +99,8 @@ class Expansion:
         kept = [name for name in self.placeholders if name not in sides]
         for values in self._values():
             groups.setdefault(tuple(values[name] for name in kept), []).append(values)
+        if self.as_made:  # what only the target has more of is for the caller to count
+            groups = {key: group for key, group in groups.items() if self._has_sources(group)} or groups
         return [self._instance(dict(zip(kept, key, strict=True)), group, sides) for key, group in groups.items()]
 
     @cached_property
@@ -160,6 +171,15 @@ class Expansion:
         joined = [{**a, **b} for a, b in product(*halves) if all(b.get(k, v) == v for k, v in a.items())]
         return _ordered(joined, free)
 
+    def _has_sources(self, group: list[Values]) -> bool:
+        scopes = [self.names_only.with_values(values) for values in group]
+        return all(template.fill(scope) in self.source.specs for scope in scopes for template in self.entry.sources)
+
+    def _target_spec(self, name: str, template: Template, dtype: str) -> TensorSpec:
+        if self.as_made and name not in self.target.specs:
+            return TensorSpec((), dtype)
+        return self.target.spec(name, self.entry, template)
+
     def _instance(self, kept: Values, group: list[Values], sides: dict[str, str]) -> BoundEntry:
         entry, scope = self.entry, self.scope.with_values(kept)
         stacks = []
@@ -175,6 +195,9 @@ class Expansion:
         targets = [(t, names.with_values(lane)) for lane in _grid(runs["source"]) for t in entry.targets]
         source_names = tuple(template.fill(values) for template, values in sources)
         target_names = tuple(template.fill(values) for template, values in targets)
+        ops = tuple(op.bind(scope, len(entry.targets)) for op in entry.ops)
+        source_specs = tuple(self.source.spec(n, entry, t) for n, (t, _) in zip(source_names, sources, strict=True))
+        dtype = next((op.dtype for op in reversed(ops) if isinstance(op, Cast)), source_specs[0].dtype)
         return BoundEntry(
             name=entry.name,
             file=entry.file,
@@ -184,10 +207,10 @@ class Expansion:
             targets=target_names,
             source_layers=tuple(_text(template.numbers(values)) for template, values in sources),
             target_layers=tuple(_text(template.numbers(values)) for template, values in targets),
-            ops=tuple(op.bind(scope, len(entry.targets)) for op in entry.ops),
+            ops=ops,
             stacks=tuple(stacks),
-            source_specs=tuple(self.source.spec(n, entry, t) for n, (t, _) in zip(source_names, sources, strict=True)),
-            target_specs=tuple(self.target.spec(n, entry, t) for n, (t, _) in zip(target_names, targets, strict=True)),
+            source_specs=source_specs,
+            target_specs=tuple(self._target_spec(n, t, dtype) for n, (t, _) in zip(target_names, targets, strict=True)),
         )
 
 
@@ -216,7 +239,7 @@ def _text(numbers: Iterable[Number]) -> str | None:
     return ".".join(map(str, numbers)) or None
 
 
-def _check_complete(mapping: BoundMapping, source: Tensors, target: Tensors) -> None:
+def _check_unique(mapping: BoundMapping) -> None:
     for name, (first, *others) in mapping.producers.items():
         if others:
             other = others[0]
@@ -227,13 +250,14 @@ def _check_complete(mapping: BoundMapping, source: Tensors, target: Tensors) -> 
                 where=other.where,
                 hint="put the placeholder in the target's name or stack over it" if instances else "keep one of them",
             )
-    for tensors, used, verb in (
-        (source, mapping.entries_of_source, "used"),
-        (target, mapping.entry_of_target, "made"),
-    ):
-        unmapped = [name for name in tensors.specs if name not in used]
-        if unmapped:
-            raise _unmapped(mapping, tensors, unmapped, list(used), verb)
+
+
+def _check_complete(mapping: BoundMapping, tensors: Tensors, used: Iterable[str], verb: str) -> None:
+    known = list(used)
+    mapped = set(known)
+    unmapped = [name for name in tensors.specs if name not in mapped]
+    if unmapped:
+        raise _unmapped(mapping, tensors, unmapped, known, verb)
 
 
 def _unmapped(mapping: BoundMapping, tensors: Tensors, unmapped: list[str], used: list[str], verb: str) -> MappingError:

@@ -100,8 +100,7 @@ class BoundEntry:
     def check(self) -> None:
         """``MappingError`` unless the ops make exactly the targets' shapes."""
         trace = self.steps()
-        shapes = trace[-1][1] if trace else self._lane_shapes()
-        made = shapes * math.prod(stack.size for stack in self._sided("source"))
+        made = self.made_shapes(trace)
         if len(made) != len(self.targets):
             many, few = (
                 "join the sources with concat, stack or rearrange",
@@ -113,6 +112,19 @@ class BoundEntry:
             if shape != spec.shape:
                 problem = f"{name} gets shape {shape}, expected {spec.shape}"
                 raise self._misfit(problem, trace, hint="correct the ops, or the config the sizes come from")
+
+    def made_shapes(self, trace: Trace | None = None) -> list[Shape]:
+        """What the ops make, whatever the targets' own shapes; ``trace`` is what ``steps`` gave."""
+        trace = self.steps() if trace is None else trace
+        shapes = trace[-1][1] if trace else self._lane_shapes()
+        return shapes * math.prod(stack.size for stack in self._sided("source"))
+
+    def as_made(self) -> BoundEntry:
+        """The same entry for targets of exactly the shapes that the ops make; ``check`` says where their number
+        differs."""
+        made = zip(self.target_specs, self.made_shapes(), strict=False)
+        specs = tuple(TensorSpec(shape, spec.dtype) for spec, shape in made)
+        return dataclasses.replace(self, target_specs=specs)
 
     def reversed(self) -> BoundEntry:
         """The same entry from targets to sources; ``MappingError`` where an op has no inverse."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -72,14 +73,36 @@ class Mapping:
             scope = scope.with_values({variable.name: variable.value(scope)})
         return scope
 
+    def sizes(self, config: Dict[str, Any] | None) -> dict[str, int]:
+        """Whole numbers above 1 that variables and config name, the variables first: what a size in a repair may be,
+        or a factor come from."""
+        scope = self.scope(config)
+        found = {name: scope.find(name) for name in scope.names()}
+        return {n: v for n, v in found.items() if isinstance(v, int) and not isinstance(v, bool) and v > 1}
+
     def bind(
         self, config: Dict[str, Any] | None, source: Dict[str, TensorSpec], target: Dict[str, TensorSpec]
     ) -> BoundMapping:
         """Every entry with its tensors and numbers, complete and of the right shapes; ``MappingError`` where not."""
+        return self._bind(config, source, target, as_made=False)
+
+    def bind_as_made(
+        self,
+        config: Dict[str, Any] | None,
+        source: Dict[str, TensorSpec],
+        target: Dict[str, TensorSpec] = MappingProxyType({}),
+    ) -> BoundMapping:
+        """The same for a target that is still to be made, or whose tensors are to be counted: the shapes are those that
+        the ops make. The dtype is that of ``target`` where it has the tensor, else of the last ``cast``, else the
+        source's. ``MappingError`` where the entries do not fit the source."""
+        return self._bind(config, source, target, as_made=True)
+
+    def _bind(
+        self, config: Dict[str, Any] | None, source: Dict[str, TensorSpec], target: Dict[str, TensorSpec], as_made: bool
+    ) -> BoundMapping:
         names = {variable.name for variable in self.variables}
-        return bind(
-            self.entries, self.scope(config), names, source, target, self.ignore.source, self.ignore.target, self.file
-        )
+        ignored = self.ignore.source, self.ignore.target
+        return bind(self.entries, self.scope(config), names, source, target, *ignored, self.file, as_made)
 
     def ops(self, name: str) -> list[Any]:
         """The ops of the entry of this name, as they stand in the file (dicts, or text for an op without keys)."""

@@ -1,0 +1,1 @@
+"""What is done with weights alone: no model is built, no token is run."""

@@ -1,0 +1,57 @@
+"""The two checkpoints of a config, read by the names that its mapping speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ckptdbg.checkpoint import Checkpoint, TensorSpec, open_checkpoint
+from ckptdbg.config import Config, ModelConfig
+from ckptdbg.errors import CheckpointError, ConfigError
+from ckptdbg.mapping import Mapping
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Named tensors, wherever they come from."""
+
+    specs: dict[str, TensorSpec]
+    read: Callable[[str], Array]
+    config: dict[str, Any] | None
+    """The ``config.json`` beside them."""
+    where: str
+    """For people."""
+
+
+def open_side(side: ModelConfig, name: str, file: Path) -> Tensors:
+    """The checkpoint that a config names for one side; ``CheckpointError`` or ``ConfigError`` where there is none that
+    can be read without its model."""
+    if side.path is None:
+        raise ConfigError(
+            f"the {name} has no checkpoint: it is made by its loader",
+            where=str(file),
+            hint=f"set {name}: {{path: ...}}",
+        )
+    try:
+        return as_tensors(open_checkpoint(side.path))
+    except CheckpointError as cause:
+        hint = f"only its loader {side.loader} can read it: --load takes the tensors from the loaded model"
+        raise CheckpointError(f"the {name} cannot be read as a checkpoint: {cause}", hint=hint) from cause
+
+
+def as_tensors(checkpoint: Checkpoint) -> Tensors:
+    """A checkpoint's tensors."""
+    return Tensors(checkpoint.specs, checkpoint.read, checkpoint.config, str(checkpoint.path))
+
+
+def open_mapping(config: Config) -> Mapping:
+    """The mapping file of a config; ``ConfigError`` where the mapping is no file."""
+    if not isinstance(config.mapping, Path):
+        raise ConfigError("this kind of mapping cannot be read yet", where=str(config.file), found=config.mapping)
+    return Mapping.load(config.mapping)
