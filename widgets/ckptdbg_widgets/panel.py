@@ -1,0 +1,43 @@
+"""What all widgets have in common: how they load, and what is left of them where no widget can be shown."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import anywidget
+
+
+def shared(trait: Any) -> Any:
+    """A trait of ours that the browser sees."""
+    return trait.tag(sync=True, ckptdbg=True)
+
+
+class Panel(anywidget.AnyWidget):
+    """A widget that can also be printed: ``plain()`` as text and ``png()`` as a picture go along with every display, so
+    that a saved notebook, a terminal and a web page show what the widget showed."""
+
+    kind = ""
+    """Name of the widget's module."""
+
+    def state(self) -> dict[str, Any]:
+        """The values a page needs to show this widget: those it shares with the browser, without the layout."""
+        names = self.traits(sync=True, ckptdbg=True)
+        return {name: getattr(self, name) for name in names}
+
+    def plain(self) -> str:
+        """What the widget shows, in words."""
+        raise NotImplementedError
+
+    def png(self) -> bytes | None:
+        """What the widget shows, as a PNG picture; None where there is nothing to draw."""
+        return None
+
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        bundle = super()._repr_mimebundle_(**options) or ({}, {})
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        data = {**data, "text/plain": self.plain()}
+        picture = self.png()
+        if picture is not None:
+            data["image/png"] = base64.b64encode(picture).decode()
+        return data, metadata

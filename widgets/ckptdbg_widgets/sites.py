@@ -1,0 +1,130 @@
+"""The compared sites as the widgets show them: rows are layers, columns the sites of a layer in execution order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ckptdbg.report.names import place, visible
+from ckptdbg.report.words import BADGE, MARK, sentence, where
+from ckptdbg.result import Isolated, Result, Site, Stats
+
+NONFINITE = "nonfinite"
+"""Stands for a ratio that is not finite: JSON has no infinity."""
+
+
+def sites_of(result: Result) -> dict[str, Any]:
+    """What the map and the stepper share, ready for JSON.
+
+    ``sites`` are in execution order, each with its ``row`` and ``column``; a ratio is a number, None where nothing was
+    measured or ``"nonfinite"``. What lies outside every layer has a row of its own, where columns count from the left
+    and have no heading. ``first`` is the index of the first divergence in ``sites``.
+    """
+    sites = sorted(result.sites, key=lambda site: site.order)
+    rows = list(dict.fromkeys(map(_row, sites)))
+    columns = merged([_column(s) for s in sites if s.layer == layer] for layer in _layers(sites))
+    outside = {row: merged([[_column(s) for s in sites if _row(s) == row]]) for row in rows if row[0] == "outside"}
+    return {
+        "verdict": {"name": result.verdict, "mark": MARK[result.verdict], "badge": BADGE[result.verdict]},
+        "sentence": sentence(result),
+        "noise": {"suspect": result.noise.suspect, "divergent": result.noise.divergent},
+        "rows": [{"kind": kind, "name": visible(name)} for kind, name in rows],
+        "columns": [_heading(column) for column in columns],
+        "sites": [_site(s, rows.index(_row(s)), outside.get(_row(s), columns).index(_column(s))) for s in sites],
+        "first": _first(sites, result),
+        "isolated": any(site.isolated is not None for site in sites),
+    }
+
+
+def key_of(site: Site) -> dict[str, Any]:
+    """What a widget's ``selected`` trait holds."""
+    return {"site": site.site, "port": site.port, "order": site.order}
+
+
+def merged(sequences: Iterable[Sequence[Any]]) -> list[Any]:
+    """All items once, in an order that follows every sequence as far as they agree."""
+    found: list[Any] = []
+    for sequence in sequences:
+        at = 0
+        for item in sequence:
+            if item not in found:
+                found.insert(at, item)
+            at = max(at, found.index(item) + 1)
+    return found
+
+
+def _layers(sites: Sequence[Site]) -> list[str]:
+    return list(dict.fromkeys(site.layer for site in sites if site.layer is not None))
+
+
+def _row(site: Site) -> tuple[str, str]:
+    if site.layer is not None:
+        return "layer", site.layer
+    return "outside", "output" if site.port == "output" else site.entry or site.site
+
+
+def _column(site: Site) -> tuple[str, str]:
+    """Name and port."""
+    return where(site).removesuffix(f" {site.port}"), site.port
+
+
+def _heading(column: tuple[str, str]) -> dict[str, str]:
+    """A column's name in two parts: the group (all before the last dot) and the rest."""
+    name, port = column
+    if port == "block":
+        # The path of a block is long; what follows the layer tells blocks of one layer apart.
+        parts = re.split(r"[./]", name.partition("*")[2].strip("./"))
+        return {"name": name, "group": "", "leaf": parts[-1] or "layer", "port": port}
+    group, _, leaf = name.rpartition(".")
+    return {"name": name, "group": group, "leaf": leaf, "port": port}
+
+
+def _site(site: Site, row: int, column: int) -> dict[str, Any]:
+    return {
+        **key_of(site),
+        "row": row,
+        "column": column,
+        "layer": site.layer,
+        **{key: value for key, value in _heading(_column(site)).items() if key != "port"},
+        "label": visible(site.site),
+        "entry": None if site.entry is None else visible(site.entry),
+        "scope": _scope(site.scope),
+        "shape": site.shape,
+        "source": _stats(site.source),
+        "target": _stats(site.target),
+        "free": _measured(site, site),
+        "alone": None if site.isolated is None else _measured(site, site.isolated),
+        "note": None if site.nonfinite is None else visible(site.nonfinite),
+    }
+
+
+def _scope(scope: str) -> str:
+    """A scope that ends in ``file:line`` is named from the working directory."""
+    path, colon, line = scope.rpartition(":")
+    return place(path, int(line)) if colon and line.isdecimal() else visible(scope)
+
+
+def _measured(site: Site, figures: Site | Isolated) -> dict[str, Any]:
+    ratio = _number(figures.ratio)
+    if (figures.ratio is not None and ratio is None) or (ratio is None and site.nonfinite):
+        ratio = NONFINITE
+    return {"error": _number(figures.error), "noise": _number(figures.noise), "ratio": ratio}
+
+
+def _stats(stats: Stats) -> dict[str, Any]:
+    return {key: _number(value) for key, value in stats.model_dump().items()}
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def _first(sites: Sequence[Site], result: Result) -> int | None:
+    first = result.first_divergence
+    if first is None:
+        return None
+    # The order of a divergence counts the sites of anchors only, so it is found again by what it is.
+    same = [i for i, s in enumerate(sites) if (s.site, s.port, s.layer) == (first.site, first.port, first.layer)]
+    exact = [i for i in same if sites[i].ratio == first.ratio]
+    return next(iter(exact or same), None)
