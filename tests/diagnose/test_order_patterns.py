@@ -1,0 +1,103 @@
+"""Whatever factors of a tensor's axes changed places, the phrase that people read says exactly how."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import permutations
+
+import einops
+import numpy as np
+import pytest
+from hypothesis import assume, event, given, settings
+from hypothesis import strategies as st
+
+from ckptdbg.diagnose import order
+from ckptdbg.diagnose.elements import wrong_elements
+from ckptdbg.diagnose.order import order_of
+from ckptdbg.diagnose.resemblance import how
+
+QUICK = settings(max_examples=100, deadline=None)
+
+
+@st.composite
+def moved(draw: Callable) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """A shape, its factors, and an order of these in which neighbours still make up the same shape."""
+    axes = draw(st.lists(st.lists(st.sampled_from([2, 3, 4, 5]), min_size=1, max_size=3), min_size=1, max_size=3))
+    shape, sizes = tuple(map(math.prod, axes)), tuple(size for axis in axes for size in axis)
+    assume(math.prod(shape) <= 1000 and len(sizes) <= 5)
+    fitting = [turned for turned in permutations(range(len(sizes))) if _fit(sizes, turned, shape)]
+    return shape, sizes, draw(st.sampled_from(fitting))
+
+
+def _fit(sizes: tuple[int, ...], turned: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    ends = np.cumprod([sizes[i] for i in turned]).tolist()
+    return set(np.cumprod(shape).tolist()) <= set(ends)
+
+
+def _due_and_found(
+    shape: tuple[int, ...], sizes: tuple[int, ...], turned: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    due = np.random.default_rng(0).permutation(math.prod(shape)).astype(np.float64).reshape(shape) + 1
+    return due, due.reshape(sizes).transpose(turned).reshape(shape)
+
+
+def said(phrase: str | None, due: np.ndarray) -> np.ndarray:
+    """What the words make of the tensor that is due."""
+    assert phrase is not None
+    if pattern := re.fullmatch(r'permuted: "(.*)" \((.*)\) of what the mapping makes', phrase):
+        sizes = {name: int(size) for name, size in re.findall(r"(\w) (\d+)", pattern[2])}
+        return einops.rearrange(due, pattern[1], **sizes)
+    if pattern := re.fullmatch(r"index (\d+) and index (\d+) of axis (\d+) are exchanged", phrase):
+        first, second, axis = map(int, pattern.groups())
+        places = np.arange(due.shape[axis])
+        places[[first, second]] = second, first
+        return due.take(places, axis)
+    if pattern := re.fullmatch(r"axis (\d+) is rolled by ([+-]\d+)", phrase):
+        return np.roll(due, int(pattern[2]), int(pattern[1]))
+    raise AssertionError(f"not a phrase that says how: {phrase}")
+
+
+@QUICK
+@given(moved())
+def test_the_phrase_says_how(case: tuple) -> None:
+    due, found = _due_and_found(*case)
+    assume(not np.array_equal(due, found))
+    phrase = order_of(due, found, {})
+    event(str(phrase).split()[0])
+    np.testing.assert_array_equal(said(phrase, due), found)
+
+
+@QUICK
+@given(st.integers(2, 6), st.integers(2, 6))
+def test_a_transposed_square_is_called_so_and_a_reshape_by_its_pattern(columns: int, times: int) -> None:
+    square = np.random.default_rng(columns).normal(size=(columns, columns))
+    assert "transpose" in _how(square, np.ascontiguousarray(square.T))
+    due = np.random.default_rng(times).normal(size=(times * columns, columns))
+    found = due.T.reshape(due.shape)  # a reshape where a transpose belongs
+    np.testing.assert_array_equal(said(_how(due, found), due), found)
+
+
+def _how(due: np.ndarray, found: np.ndarray) -> str:
+    return how(due, found, wrong_elements(due, found, "float64"), "float64", {}, {})
+
+
+@QUICK
+@given(st.integers(2, 5), st.integers(2, 4), st.integers(1, 6))
+def test_no_pattern_is_invented_for_another_order(heads: int, dim: int, columns: int) -> None:
+    due = np.random.default_rng(heads).normal(size=(heads * dim * 2, columns))
+    rows = np.random.default_rng(dim).permutation(len(due))
+    phrase = order_of(due, due[rows], {})
+    if phrase is not None and phrase.startswith("permuted"):
+        np.testing.assert_array_equal(said(phrase, due), due[rows])
+
+
+def test_a_wrong_pattern_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = (24, 5), (3, 2, 4, 5), (0, 2, 1, 3)
+    due, found = _due_and_found(*case)
+    np.testing.assert_array_equal(said(order_of(due, found, {}), due), found)
+    true = order._digits
+    monkeypatch.setattr(order, "_digits", lambda taken: (true(taken) or [])[::-1])
+    with pytest.raises((AssertionError, IndexError)):
+        np.testing.assert_array_equal(said(order_of(due, found, {}), due), found)
