@@ -47,7 +47,7 @@ def write(result: Result, path: str | os.PathLike[str]) -> Path:
 def code(text: object) -> str:
     """A code span that holds any text, also inside a table."""
     shown = visible(text).replace("|", "\\|") or " "
-    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
+    ticks = _fence(shown, 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{ticks}{pad}{shown}{pad}{ticks}"
 
@@ -55,6 +55,11 @@ def code(text: object) -> str:
 def prose(text: str) -> str:
     """Text that stays text: neither HTML nor Markdown."""
     return re.sub(r"([\\`*_\[\]|~#])", r"\\\1", html.escape(visible(text), quote=False))
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks enough to hold ``text``."""
+    return "`" * max(least, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
 
 
 def _summary(result: Result) -> list[str]:
@@ -79,10 +84,11 @@ def _finding(index: int, finding: Finding) -> list[str]:
 
 def _repair(repair: Repair) -> list[str]:
     proof = "verified by running it" if repair.verified else "not verified"
-    ratios = f"ratio {number(repair.ratio_before)} becomes {number(repair.ratio_after)}"
-    words = {"-": "remove", "+": "add", " ": "keep"}
-    lines = [f"- {words[sign]} {code(text)}" for sign, text in changes(repair)]
-    return [f"Repair of {code(repair.entry)} ({proof}), {ratios}:", "\n".join(lines)]
+    known = repair.ratio_before is not None or repair.ratio_after is not None
+    ratios = f", ratio {number(repair.ratio_before)} becomes {number(repair.ratio_after)}" if known else ""
+    lines = [f"{sign} {visible(text)}" for sign, text in changes(repair)]
+    fence = _fence("\n".join(lines), 3)
+    return [f"Repair of {code(repair.entry)} ({proof}){ratios}:", "\n".join([f"{fence}diff", *lines, fence])]
 
 
 def _worst_sites(result: Result) -> str:

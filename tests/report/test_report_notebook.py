@@ -24,3 +24,12 @@ def test_what_is_printed_is_what_compare_prints_without_colours():
     text = str(result("divergent"))
     assert text.startswith("✗ DIVERGENT")
     assert "\x1b" not in text
+
+
+def test_a_repair_is_a_diff_that_no_name_can_end():
+    shown = result("divergent")
+    repair = shown.findings[0].repair
+    assert repair is not None
+    assert "```diff\n- rearrange" in bundle(shown)["text/markdown"]
+    repair.ops_after = [{"rearrange": "````"}]
+    assert '`````diff\n- rearrange: "(h d) m -> m h d"\n+ rearrange: "````"\n`````' in bundle(shown)["text/markdown"]
