@@ -8,6 +8,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -23,7 +24,7 @@ def open_notebook(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[CONFIG] [JUPYTERLAB OPTION]...",
+            metavar="CONFIG",
             help="The YAML file that names source, target and mapping; without one a tiny faulty conversion is made. "
             "Options that are not ckptdbg's go to JupyterLab: --no-browser, --port 8890, --allow-root.",
         ),
@@ -45,9 +46,11 @@ def open_notebook(
     say(f"{'wrote' if fresh else 'opening again'} {path}")
     # A kernel of this environment, whatever kernels the user has besides.
     environment = {"JUPYTER_PREFER_ENV_PATH": "1"} | dict(os.environ)
+    # The address that JupyterLab prints, for a browser elsewhere, is then the notebook's own.
+    where = [f"--ServerApp.root_dir={path.parent.resolve()}", f"--LabApp.default_url=/lab/tree/{quote(path.name)}"]
     sys.stdout.flush()
     # In place of this process: an interrupt, and the question whether to stop, are JupyterLab's alone.
-    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", str(path), *given], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", *where, *given], environment)
 
 
 def notebooks() -> Path:
