@@ -1,87 +1,121 @@
-"""Plant every fault in every sample conversion that has a place for it, and see what is found.
+"""Plant every fault in every sample conversion that has a place for it, singly and in pairs, and see what is found.
 
-``python benchmarks/fault_table.py [--pair NAME ...] [--quick]`` writes ``build/faults.json``; ``pages.py`` makes the
-pages in ``docs/`` of it.
+``python benchmarks/fault_table.py`` writes ``benchmarks/out/faults.json``: every case, what became of it, what others
+would have said of it, and a summary. Repairs are tried and proved. One worker process takes one conversion at a time;
+its source runs once. ``pages.py`` makes the pages in ``docs/`` of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tables import ROOT, cache_programs, read_rows, write_rows
+from others import Judges
+from planted import Conversion, pairs_of_faults, places
+from tables import OUT, cache_programs, read_results, write_results
+from tallies import tally
+from verdicts import Verdict
 
-from ckptdbg.errors import CkptdbgError
-from ckptdbg.samples.faults import list_faults
+from ckptdbg.samples.faults import FAULTS
 from ckptdbg.samples.pairs import list_pairs
-from ckptdbg.session import Session
 
-RESULTS = ROOT / "build" / "faults.json"
-QUICK = ("llama_to_torch", "mixtral_to_jax")
+RESULTS = OUT / "faults.json"
+PAIRED = 7
+"""Pairs of faults in every conversion."""
+# The longest first, so that no worker is left with one at the end.
+_ORDER = ("qwen3_moe_to_jax", "gpt2_to_jax", "mixtral_to_jax", "llama_to_torch", "gemma2_to_jax", "llama_to_scan")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to run in one conversion."""
+
+    seed: int
+    faults: tuple[str, ...] = ()
+    """Only these faults, singly; all where there are none."""
+    paired: int = PAIRED
+    repair: bool = True
+    share: float = 1.0
+    """Of the cases, how many are run: drawn by the seed."""
 
 
 def main() -> None:
-    """Run the pairs asked for; rows of other pairs in the results file stay."""
+    """Run what is asked for; rows of other conversions in the results file stay."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pair", action="append", choices=list_pairs())
-    parser.add_argument("--fault", action="append", help="only these faults, by name")
-    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
-    parser.add_argument("--repair", action="store_true", help="try repairs too: several times as long")
+    parser.add_argument("--fault", action="append", default=[], choices=list(FAULTS), help="only these, singly")
+    parser.add_argument("--seed", type=int, default=0, help="weights, tokens, layers and pairs of faults")
+    parser.add_argument("--paired", type=int, default=PAIRED, help="pairs of faults in every conversion")
+    parser.add_argument("--no-repair", action="store_true", help="do not try repairs: several times as fast")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", "--output", type=Path, default=RESULTS)
-    asked = parser.parse_args()
-    pairs = asked.pair or (QUICK if asked.quick else list_pairs())
-    rows = {(r["pair"], r["fault"]): r for r in read_rows(asked.output)}
+    given = parser.parse_args()
+    asked = Asked(given.seed, tuple(given.fault), 0 if given.fault else given.paired, not given.no_repair)
+    pairs = sorted(given.pair or list_pairs(), key=lambda p: _ORDER.index(p) if p in _ORDER else len(_ORDER))
+    started = time.perf_counter()
+    rows = {_key(row): row for row in read_results(given.output) if row["pair"] not in pairs or asked.faults}
     with tempfile.TemporaryDirectory() as folder:
-        cache_programs(f"{folder}/programs")
-        for pair in pairs:
-            for row in run_pair(pair, asked, Path(folder)):
-                rows[row["pair"], row["fault"]] = row
-                write_rows(asked.output, list(rows.values()))
+        for done in in_workers(pairs, asked, Path(folder), given.workers):
+            rows |= {_key(row): row for row in done}
+            seconds = round(time.perf_counter() - started, 1)
+            write_results(given.output, {"summary": tally(rows.values(), seconds), "cases": list(rows.values())})
+    print(tally(rows.values(), round(time.perf_counter() - started, 1)))
 
 
-def run_pair(pair: str, asked: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yields one row per fault that has a place in this conversion; the source runs once."""
-    from matrix_helpers import open_faulty  # pyright: ignore[reportMissingImports]
+def in_workers(pairs: Sequence[str], asked: Asked, folder: Path, workers: int) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each conversion, as they are done."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = {pool.submit(run_pair, pair, asked, folder): pair for pair in pairs}
+        for done in as_completed(waiting):
+            yield done.result()
 
-    source = open_faulty(pair, (), folder / pair / "healthy")
-    for fault in list_faults(pair):
-        if asked.fault and fault.name not in asked.fault:
-            continue
+
+def run_pair(pair: str, asked: Asked, folder: Path) -> list[dict[str, Any]]:
+    """All cases of one conversion."""
+    cache_programs(str(folder / "programs"))
+    conversion = Conversion(pair, folder / pair, asked.seed)
+    cases: list[tuple[str, ...]] = [(spec,) for spec in places(conversion, asked.faults)]
+    cases += pairs_of_faults(conversion, asked.paired)
+    conversion.healthy.compare()
+    judges = Judges.of(conversion.healthy, asked.seed)
+    rows = []
+    for faults in cases:
         started = time.perf_counter()
+        row: dict[str, Any] = {"pair": pair, "faults": list(faults), "seed": asked.seed}
         try:
-            row = run_fault(pair, fault.name, folder / pair / fault.name, source, asked.repair)
-        except CkptdbgError as error:
-            row = {"caught": False, "verdict": "error", "explanation": str(error)}
-        row = {"pair": pair, "fault": fault.name, **row, "seconds": round(time.perf_counter() - started, 1)}
-        print(*(row.get(k) for k in ("pair", "fault", "verdict", "caught", "named", "others", "seconds")), flush=True)
-        yield row
+            row |= run_case(conversion, faults, judges, asked.repair)
+        except Exception:  # a tool that fails is a row of the table too
+            row |= {"verdict": "failed", "caught": False, "error": traceback.format_exc(limit=-3)}
+        row["seconds"] = round(time.perf_counter() - started, 1)
+        said = {k: row.get(k) for k in ("verdict", "caught", "missed", "called_right", "stated", "mended")}
+        print(pair, *faults, said, row["seconds"], flush=True)
+        rows.append(row)
+    return rows
 
 
-def run_fault(pair: str, fault: str, folder: Path, source: Session, repair: bool) -> dict[str, Any]:
-    """Plant, compare, judge."""
-    from matrix_helpers import judge, open_faulty  # pyright: ignore[reportMissingImports]
+def run_case(conversion: Conversion, faults: Sequence[str], judges: Judges, repair: bool = True) -> dict[str, Any]:
+    """Plant, compare, judge; and what others say."""
+    session = conversion.plant(faults)
+    started = time.perf_counter()
+    result = session.compare(repair=repair)
+    seconds = time.perf_counter() - started
+    verdict = Verdict(conversion, session, conversion.planted(faults), result)
+    opinions = {o.judge: o.row(verdict.planted) for o in judges.opinions(session)}
+    return {**verdict.row(repaired=repair), "compare_seconds": round(seconds, 2), "opinions": opinions}
 
-    found = judge(pair, (fault,), open_faulty(pair, (fault,), folder, source), repair=repair)
-    best = found.named[:1]
-    return {
-        "caught": found.caught,
-        "verdict": found.result.verdict,
-        "exit": found.exit,
-        "named": [e.name for f in best for e in f.entries],
-        "missed": sorted(set(found.planted) - {e.name for f in found.result.findings for e in f.entries}),
-        "kind": best[0].kind if best else None,
-        "others": [[f.kind, f.site, f.layers, [e.name for e in f.entries]] for f in found.others],
-        "repair": bool(best and best[0].repair and best[0].repair.verified),
-        "isolated": found.ratios.isolated,
-        "isolated_promoted": found.ratios.isolated_promoted,
-        "free": found.ratios.free,
-        "output": found.ratios.output,
-        "explanation": best[0].explanation if best else "",
-    }
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return (row["pair"], row["seed"], *(spec.partition("@")[0] for spec in row["faults"]))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))  # matrix_helpers: the tests run the same cases
+OUT = ROOT / "benchmarks" / "out"
 
 
 def cache_programs(folder: str) -> None:
@@ -23,14 +22,19 @@ def cache_programs(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """Rows of an earlier run, if there was one."""
-    return json.loads(file.read_text()) if file.is_file() else []
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """The cases of an earlier run, if there was one."""
+    return read_all(file)["cases"] if file.is_file() else []
 
 
-def write_rows(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows as JSON, moved into place whole."""
-    write_text(file, json.dumps(rows, indent=1) + "\n")
+def read_all(file: Path) -> dict[str, Any]:
+    """``summary`` and ``cases`` of a run."""
+    return json.loads(file.read_text())
+
+
+def write_results(file: Path, results: dict[str, Any]) -> None:
+    """``summary`` and ``cases`` as JSON, moved into place whole."""
+    write_text(file, json.dumps(results, indent=1) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:

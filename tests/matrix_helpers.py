@@ -1,280 +1,37 @@
-"""The healthy conversions and the planted faults that the tests and the tables in ``docs/`` run, and how each is
-judged."""
+"""What the tests share with the bench in ``benchmarks/``: the cases, how faults are planted, how each is judged."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
-from ckptdbg.checkpoint import open_checkpoint, write_safetensors
-from ckptdbg.cli import exit_status
-from ckptdbg.compare.store import StoredSource
-from ckptdbg.config import ModelConfig, ProbeConfig, load_config
-from ckptdbg.mapping import Mapping
-from ckptdbg.models.loaders import load_model
-from ckptdbg.result import Finding, Result
-from ckptdbg.samples.build import build_sample
-from ckptdbg.samples.fault import MOE, plan
-from ckptdbg.samples.faults import FAULTS
-from ckptdbg.samples.pairs import PAIRS
-from ckptdbg.session import Session, open_session
+from circumstances import PLAIN, UNUSUAL, Healthy, Ratios, is_healthy, open_healthy, ratios
+from fault_table import run_case
+from others import JUDGES, Judges, Opinion
+from planted import Conversion, pairs_of_faults, places
+from tallies import tally, tally_healthy
+from verdicts import Verdict, names, states
 
-Tensors = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True)
-class Healthy:
-    """A conversion with nothing at fault, and what is unusual about it."""
-
-    name: str
-    pair: str
-    sizes: dict[str, Any] = field(default_factory=dict)
-    """Fields of the source's configuration."""
-    edit: Callable[[Tensors], None] | None = None
-    """Changes the source's tensors in place, before they are converted."""
-    probe: dict[str, Any] = field(default_factory=dict)
-    source: dict[str, Any] = field(default_factory=dict)
-    """Options of the source's loader."""
-    target: dict[str, Any] = field(default_factory=dict)
-    """Options of the target's loader."""
-    precision: str = "float32"
-
-    @property
-    def id(self) -> str:
-        return f"{self.pair}: {self.name}"
-
-
-def open_healthy(case: Healthy, folder: Path) -> Session:
-    """Build the case and open it."""
-    file = build_sample(folder, case.pair, **case.sizes)
-    if case.edit is not None:
-        edit_source(file, case.edit)
-    config = load_config(file)
-    changes = {
-        "source": changed(config.source, case.source),
-        "target": changed(config.target, case.target),
-        "probe": ProbeConfig(**{**config.probe.model_dump(), **case.probe}),
-        "precision": case.precision,
-    }
-    return open_session(config.model_copy(update=changes))
-
-
-def changed(side: ModelConfig, options: dict[str, Any]) -> ModelConfig:
-    """One side of a config with other options for its loader."""
-    return side.model_copy(update={"options": {**side.options, **options}})
-
-
-def edit_source(file: Path, edit: Callable[[Tensors], None]) -> None:
-    """Rewrite the source of a built sample and convert it again with the same mapping."""
-    config = load_config(file)
-    source, target, mapping = config.source.path, config.target, config.mapping
-    assert source is not None
-    assert target.path is not None
-    assert isinstance(mapping, Path)
-    checkpoint = open_checkpoint(source)
-    tensors = {name: np.array(checkpoint.read(name)) for name in checkpoint.specs}
-    edit(tensors)
-    write_safetensors(source / "model.safetensors", tensors.items(), {"format": "pt"})
-    empty = load_model(
-        target.loader, None, options=target.options, inputs={}, output=None, base=file.parent, precision="float32"
-    )
-    sizes = json.loads((source / "config.json").read_text())
-    bound = Mapping.load(mapping).bind(sizes, open_checkpoint(source).specs, empty.specs)
-    made = {name: np.array(value) for name, value, _ in bound.values(tensors.__getitem__)}
-    write_safetensors(target.path, made.items())
-
-
-def is_healthy(result: Result) -> bool:
-    """Equivalent, status 0, and nothing found."""
-    return result.verdict == "equivalent" and exit_status(result) == 0 and not result.findings
-
-
-def raised_mean(*names: str, by: float) -> Callable[[Tensors], None]:
-    """An edit: a constant added to every feature of a table, so that norms see a mean far above the spread."""
-
-    def edit(tensors: Tensors) -> None:
-        for name in names:
-            tensors[name] += np.float32(by)
-
-    return edit
-
-
-def massive_token(table: str, amplitude: float) -> Callable[[Tensors], None]:
-    """An edit: one feature of some tokens' embedding, as large as the massive activations of trained models."""
-
-    def edit(tensors: Tensors) -> None:
-        tensors[table][::9, 7] = amplitude
-
-    return edit
-
-
-def massive_channel(kernel: str, amplitude: float) -> Callable[[Tensors], None]:
-    """An edit: one feature that a kernel ``[out, in]`` writes to the residual stream is ``amplitude`` times larger."""
-
-    def edit(tensors: Tensors) -> None:
-        tensors[kernel][7] *= np.float32(amplitude)
-
-    return edit
-
-
-_TORCH, _NNX, _SCAN, _GPT2, _BERT = "llama_to_torch", "llama_to_nnx", "llama_to_scan", "gpt2_to_jax", "bert_to_jax"
-_DEEP = {"num_hidden_layers": 24}
-_BF16 = {"sizes": {"dtype": "bfloat16"}, "target": {"dtype": "bfloat16"}, "precision": "bfloat16"}
-_LLAMA_TABLE, _LLAMA_DOWN = "model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"
-_GPT2_TABLES = ("transformer.wte.weight", "transformer.wpe.weight")
-
-PLAIN = [Healthy("as it is", pair) for pair in PAIRS]
-UNUSUAL = [
-    *(Healthy("eager attention", pair, source={"attn_implementation": "eager"}) for pair in PAIRS),
-    # transformers refuses sdpa for Gemma 2, which caps its scores
-    *(
-        Healthy("sdpa attention", pair, source={"attn_implementation": "sdpa"})
-        for pair in PAIRS
-        if pair != "gemma2_to_jax"
-    ),
-    *(Healthy(f"batch {batch}", pair, probe={"batch": batch}) for pair in (_TORCH, _SCAN) for batch in (1, 3)),
-    *(Healthy(f"length {length}", _TORCH, probe={"length": length}) for length in (8, 200, 2048)),
-    *(Healthy("left padding", pair, probe={"attention_mask": "left-padded"}) for pair in PAIRS if pair != _BERT),
-    *(Healthy(f"seed {seed}", _TORCH, sizes={"seed": seed}, probe={"seed": seed}) for seed in (1, 2, 3)),
-    *(Healthy("24 layers", pair, sizes=_DEEP) for pair in (_TORCH, _SCAN)),
-    Healthy("mean 30 times the spread before LayerNorm", _GPT2, edit=raised_mean(*_GPT2_TABLES, by=30.0)),
-    Healthy("mean 1000 times the spread before LayerNorm", _GPT2, edit=raised_mean(*_GPT2_TABLES, by=1000.0)),
-    Healthy(
-        "mean 30 times the spread before LayerNorm",
-        _BERT,
-        edit=raised_mean("embeddings.word_embeddings.weight", by=30.0),
-    ),
-    *(
-        Healthy("massive activation of some tokens", pair, edit=massive_token(_LLAMA_TABLE, 5e3))
-        for pair in (_TORCH, _NNX)
-    ),
-    Healthy("massive activation of some tokens", _GPT2, edit=massive_token(_GPT2_TABLES[0], 5e3)),
-    *(Healthy("massive residual channel", pair, edit=massive_channel(_LLAMA_DOWN, 5e3)) for pair in (_TORCH, _SCAN)),
-    *(Healthy("both sides bfloat16", pair, **_BF16) for pair in (_TORCH, *MOE)),
+__all__ = [
+    "JUDGES",
+    "PLAIN",
+    "UNUSUAL",
+    "Conversion",
+    "Healthy",
+    "Judges",
+    "Opinion",
+    "Ratios",
+    "Verdict",
+    "is_healthy",
+    "names",
+    "open_healthy",
+    "pairs_of_faults",
+    "places",
+    "ratios",
+    "run_case",
+    "states",
+    "tally",
+    "tally_healthy",
 ]
-
-
-@dataclass(frozen=True)
-class Ratios:
-    """The largest ratios of one comparison over all sites and the output."""
-
-    isolated: float
-    """Working precision, every piece on the source's values."""
-    isolated_promoted: float
-    free: float
-    free_promoted: float
-    output: float
-
-
-def ratios(session: Session) -> Ratios:
-    """Raises HarnessError where the comparison cannot be made."""
-    places = [*session.comparison.sites, session.comparison.output]
-    return Ratios(
-        max(p.isolated.working.ratio for p in places),
-        max(p.isolated.promoted.ratio for p in places),
-        max(p.free.working.ratio for p in places),
-        max(p.free.promoted.ratio for p in places),
-        session.comparison.output.free.working.ratio,
-    )
-
-
-# What a definition fault lies next to: a finding names the region, and some entry of these is in it. Prefixes.
-_ROTARY, _MLP = ("attention.qkv", "attention.query", "attention.key"), ("mlp.", "moe.")
-_SCORES = (*_ROTARY, "attention.value", "attention.out")
-REGIONS: dict[str, tuple[str, ...]] = {
-    "rope-theta": _ROTARY,
-    "rope-partial": _ROTARY,
-    "norm-epsilon": ("attention.norm", "mlp.norm", "final_norm", "attention.query_norm", "attention.key_norm"),
-    "layer-norm-epsilon": ("attention.norm", "mlp.norm", "final_norm", "embedding.norm"),
-    "gelu-for-silu": _MLP,
-    "gelu-tanh": _MLP,
-    "gelu-exact": _MLP,
-    "attention-scale": _SCORES,
-    "no-causal-mask": _SCORES,
-    "causal-mask": _SCORES,
-    "qk-norm-after-rope": _ROTARY,
-    "attention-cap-missing": _SCORES,
-    "final-cap-missing": ("embedding", "head"),
-    "window-missing": _SCORES,
-    "window-off-by-one": _SCORES,
-    "embedding-scale-missing": ("embedding",),
-    "router-top-k": ("moe.",),
-    "router-not-normalised": ("moe.",),
-    "position-offset": ("positions", "embedding.position"),
-    "head-bfloat16": ("head", "embedding"),
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of one planted fault, or of several planted together."""
-
-    pair: str
-    faults: tuple[str, ...]
-    result: Result
-    ratios: Ratios
-
-    @property
-    def exit(self) -> int:
-        return exit_status(self.result)
-
-    @property
-    def planted(self) -> list[str]:
-        """Names of the entries at fault."""
-        return [name for fault in self.faults for name in plan(fault, self.pair, FAULTS).entries()]
-
-    @property
-    def named(self) -> list[Finding]:
-        """Findings that name a planted place, in the layers where it is planted."""
-        return [f for f in self.result.findings if any(_names(f, fault, self.pair) for fault in self.faults)]
-
-    @property
-    def others(self) -> list[Finding]:
-        """Findings that name no planted place in any layer: there should be none."""
-        whole = [fault.partition("@")[0] for fault in self.faults]
-        return [
-            f for f in self.result.findings if not any(_names(f, fault, self.pair, anywhere=True) for fault in whole)
-        ]
-
-    @property
-    def caught(self) -> bool:
-        """Every planted fault named, and the status what its effect asks for."""
-        harmful = any(_kind(fault).effect == "diverges" for fault in self.faults)
-        every = all(any(_names(f, fault, self.pair) for f in self.result.findings) for fault in self.faults)
-        return every and self.exit == int(harmful)
-
-
-def _kind(spec: str) -> Any:
-    return FAULTS[spec.partition("@")[0]]
-
-
-def _names(finding: Finding, spec: str, pair: str, *, anywhere: bool = False) -> bool:
-    planted = plan(spec, pair, FAULTS)
-    fault = planted.fault
-    wanted = planted.entries() or REGIONS[fault.name]
-    exact = bool(fault.entries)
-    named = any(entry.name in wanted if exact else entry.name.startswith(wanted) for entry in finding.entries)
-    where = {str(layer) for layer in planted.layers or ()}
-    unlayered = not finding.layers  # the head, the embedding
-    effect = finding.effect == "diverges" or fault.effect != "diverges"
-    return named and effect and (anywhere or not where or unlayered or bool(where & set(finding.layers)))
-
-
-def open_faulty(pair: str, faults: tuple[str, ...], folder: Path, source: Session | None = None) -> Session:
-    """Plant the faults and open the conversion. ``source``: an earlier session on the same source, which is then not
-    run again."""
-    config = load_config(build_sample(folder, pair, faults))
-    stored = None if source is None else StoredSource(source.source_side, source.inputs, source.model_config)
-    return Session(config, stored=stored)
-
-
-def judge(pair: str, faults: tuple[str, ...], session: Session, *, repair: bool = False) -> Verdict:
-    """Compare, and see whether the planted faults are what is found. ``repair``: try corrections too."""
-    result = session.compare(repair=repair)
-    return Verdict(pair, faults, result, ratios(session))

@@ -1,18 +1,21 @@
-"""Every planted fault is found, and the entry it was planted in is named."""
+"""Every planted fault is found, the entry it was planted in is named, and what is said of it is true."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from matrix_helpers import REGIONS, Verdict, judge, open_faulty
+from matrix_helpers import Conversion, Judges, Verdict, pairs_of_faults, places, run_case, tally
 
 from ckptdbg.checkpoint import open_checkpoint, write_safetensors
 from ckptdbg.cli import exit_status
 from ckptdbg.compare.noise import DIVERGENT
+from ckptdbg.result import Finding
 from ckptdbg.samples.build import build_sample
 from ckptdbg.samples.faults import FAULTS, list_faults
 from ckptdbg.samples.pairs import PAIRS
@@ -27,19 +30,26 @@ QUICK = [
 ]
 EVERYWHERE = [(pair, fault.name) for pair in PAIRS for fault in list_faults(pair)]
 CASES = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow) for case in EVERYWHERE]
+SEED = int(os.environ.get("CKPTDBG_FAULT_SEED", "0"))
+"""Draws the tenth of the bench that runs here, its weights, tokens and layers."""
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Session]:
-    """A session on the healthy conversion of a pair: its source is run once for all faults."""
-    opened: dict[str, Session] = {}
+def conversion(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Conversion]:
+    """The healthy conversion of a pair: its source is run once for all faults."""
+    opened: dict[str, Conversion] = {}
 
-    def get(pair: str) -> Session:
+    def get(pair: str) -> Conversion:
         if pair not in opened:
-            opened[pair] = open_faulty(pair, (), tmp_path_factory.mktemp(pair))
+            opened[pair] = Conversion(pair, tmp_path_factory.mktemp(pair))
         return opened[pair]
 
     return get
+
+
+def judge(conversion: Conversion, *faults: str, repair: bool = False) -> Verdict:
+    session = conversion.plant(faults)
+    return Verdict(conversion, session, conversion.planted(faults), session.compare(repair=repair))
 
 
 def told(verdict: Verdict) -> list[tuple]:
@@ -47,29 +57,112 @@ def told(verdict: Verdict) -> list[tuple]:
 
 
 @pytest.mark.parametrize(("pair", "fault"), CASES)
-def test_fault_is_found_and_named(pair, fault, source, tmp_path):
-    verdict = judge(pair, (fault,), open_faulty(pair, (fault,), tmp_path, source(pair)))
-    assert verdict.caught, (verdict.result.verdict, told(verdict))
+def test_fault_is_found_and_named(pair, fault, conversion):
+    verdict = judge(conversion(pair), fault)
+    assert verdict.caught, (verdict.result.verdict, verdict.missed, told(verdict))
     assert not verdict.others, told(verdict)
 
 
-def test_a_finding_elsewhere_does_not_count(source, tmp_path):
+def drawn(pairs: int, share: float) -> list[tuple[str, list[str]]]:
+    """Some conversions, and so many faults in each that this share of all places is drawn."""
+    rng = np.random.default_rng(SEED)
+    chosen = rng.permutation([p for p in PAIRS if p != TORCH])[: pairs - 1]
+    found = []
+    for pair in [TORCH, *map(str, chosen)]:
+        names = [fault.name for fault in list_faults(pair)]
+        count = min(len(names), round(share * len(EVERYWHERE) / pairs))
+        found.append((pair, [str(n) for n in rng.permutation(names)[:count]]))
+    return found
+
+
+@pytest.mark.parametrize(("pair", "faults"), drawn(pairs=4, share=0.1), ids=lambda p: p if isinstance(p, str) else "")
+def test_a_seeded_tenth_is_found_named_explained_and_mended(pair, faults, tmp_path):
+    """The bench in small, with repairs, a pair of faults and the judges of others. ``CKPTDBG_FAULT_SEED`` draws another
+    tenth."""
+    conversion = Conversion(pair, tmp_path, SEED)
+    judges = Judges.of(conversion.healthy, SEED)
+    cases = [*((spec,) for spec in places(conversion, faults)), *pairs_of_faults(conversion, 1)]
+    rows = [{"faults": case, "seconds": 0, **run_case(conversion, case, judges)} for case in cases]
+    short = [r for r in rows if not (r["caught"] and not r["others"] and (r["mended"] or not r["mendable"]))]
+    assert not short, (f"CKPTDBG_FAULT_SEED={SEED}", short)
+    single = [r for r in rows if len(r["faults"]) == 1]
+    untrue = [r for r in single if not (r["called_right"] and r["stated"])]
+    assert not untrue, (f"CKPTDBG_FAULT_SEED={SEED}", untrue)
+    assert tally(rows, 0)["named"] == len(rows)
+
+
+def test_the_tenth_is_drawn_by_the_seed(monkeypatch):
+    first = drawn(4, 0.1)
+    assert first == drawn(4, 0.1)
+    monkeypatch.setitem(globals(), "SEED", SEED + 1)
+    assert first != drawn(4, 0.1)
+
+
+def with_findings(verdict: Verdict, change: Callable[[Finding], Finding]) -> dict[str, Any]:
+    """The row of the verdict after its findings were changed."""
+    result = verdict.result.model_copy(update={"findings": [change(f) for f in verdict.result.findings]})
+    row = replace(verdict, result=result).row()
+    return {"faults": [p.fault.name for p in verdict.planted], "seconds": 0, **row}
+
+
+def elsewhere(finding: Finding) -> Finding:
+    return finding.model_copy(
+        update={"entries": [e.model_copy(update={"name": "head"}) for e in finding.entries], "layers": []}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        (elsewhere, {"named", "caught", "called_right", "stated", "mended"}),
+        (lambda f: f.model_copy(update={"layers": ["0"]}), {"named", "caught", "called_right", "stated", "mended"}),
+        (lambda f: f.model_copy(update={"kind": "layout"}), {"called_right"}),
+        (lambda f: f.model_copy(update={"explanation": f.explanation.replace("1.1", "1.2")}), {"stated"}),
+        (
+            lambda f: f.model_copy(update={"repair": f.repair and f.repair.model_copy(update={"verified": False})}),
+            {"mended"},
+        ),
+    ],
+    ids=["another entry", "another layer", "another kind", "another factor", "not proved"],
+)
+def test_the_bench_can_fail(change, lost, conversion):
+    """A finding that is wrong in one respect is counted as wrong in that respect, and as right in the others."""
+    verdict = judge(conversion(TORCH), "norm-scaled@2", repair=True)
+    keys = {"named", "caught", "called_right", "stated", "mended"}
+    assert all(tally([with_findings(verdict, lambda f: f)], 0)[k] == 1 for k in keys)
+    wrong = tally([with_findings(verdict, change)], 0)
+    assert {k for k in keys if wrong[k] == 0} == lost
+
+
+def test_a_finding_beside_the_planted_place_counts(conversion):
     """What `caught` asks for is not there when another fault was planted than the one that is looked for."""
-    session = open_faulty(TORCH, ("norm-plus-one",), tmp_path, source(TORCH))
-    assert not judge(TORCH, ("head-wrongly-tied",), session).caught
-    assert judge(TORCH, ("down-element",), session).others
+    verdict = judge(conversion(TORCH), "norm-plus-one")
+    assert not replace(verdict, planted=conversion(TORCH).planted(["head-wrongly-tied"])).caught
+    assert replace(verdict, planted=conversion(TORCH).planted(["down-element"])).others
 
 
-def test_every_definition_fault_has_a_region():
-    assert {f.name for f in FAULTS.values() if f.kind == "definition" and not f.entries} == set(REGIONS)
+def test_a_wrong_mapping_does_not_pass_for_a_mended_one(conversion):
+    verdict = judge(conversion(TORCH), "norm-plus-one", repair=True)
+    assert (verdict.mapping_after, verdict.mended) == ("equal", True)
+    diagnosis = replace(verdict.session.diagnosis, mapping=verdict.session.unbound_mapping)
+    vars(verdict.session)["diagnosis"] = diagnosis
+    again = replace(verdict)
+    assert (again.mapping_after, again.mended) == ("other", False)
+
+
+def test_every_fault_says_what_was_planted():
+    for fault in FAULTS.values():
+        assert bool(fault.entries) != bool(fault.region), fault.name
+        assert (fault.difference.how == "defined") == (fault.kind == "definition"), fault.name
 
 
 def test_four_faults_in_four_layers(tmp_path):
     faults = ("qkv-not-interleaved@1", "norm-plus-one@3", "gate-up-order@5", "down-element@6")
     session = open_session(build_sample(tmp_path, TORCH, faults, num_hidden_layers=8))
-    verdict = judge(TORCH, faults, session)
-    assert verdict.caught, told(verdict)
-    assert sorted(f.layers for f in verdict.result.findings) == [["1"], ["3"], ["5"], ["6"]], told(verdict)
+    result = session.compare(repair=False)
+    named = {e.name for f in result.findings for e in f.entries}
+    assert {"attention.qkv@1", "mlp.norm@3", "mlp.gate_up@5", "mlp.down"} <= named
+    assert sorted(f.layers for f in result.findings) == [["1"], ["3"], ["5"], ["6"]]
 
 
 def wrong_median(folder: Path, tensor: str, **sizes: Any) -> tuple[Session, tuple[int, ...]]:

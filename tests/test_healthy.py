@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from matrix_helpers import PLAIN, UNUSUAL, Healthy, is_healthy, open_faulty, open_healthy, ratios
+from matrix_helpers import PLAIN, UNUSUAL, Conversion, Healthy, is_healthy, open_healthy, ratios
 
 from ckptdbg.compare.noise import SUSPECT
 
@@ -31,6 +31,6 @@ def test_every_circumstance_is_covered():
 
 
 def test_healthy_can_fail(tmp_path: Path):
-    session = open_faulty("llama_to_torch", ("norm-plus-one",), tmp_path)
+    session = Conversion("llama_to_torch", tmp_path).plant(["norm-plus-one"])
     assert not is_healthy(session.compare())
     assert ratios(session).isolated > SUSPECT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ckptdbg.samples.fault import ALL, LLAMA, MOE, ROTARY, Fault, fault_table
+from ckptdbg.samples.fault import ALL, LLAMA, MOE, ROTARY, Effect, Fault, fault_table
 
 Options = dict[str, Any]
 
@@ -16,16 +16,28 @@ def definition_fault(
     pairs: tuple[str, ...],
     edit: Callable[[Options], None] | None = None,
     *,
+    region: tuple[str, ...] = (),
     entries: tuple[str, ...] = (),
-    effect: str = "diverges",
+    effect: Effect = "diverges",
     **options: Any,
 ) -> Fault:
-    """A fault of kind ``definition``: other values of the target's options."""
+    """A fault of kind ``definition``: other values of the target's options. ``entries``: with which the mapping can
+    make up for it."""
 
     def set_options(current: Options) -> None:
         current.update(options)
 
-    return Fault(name, description, "definition", pairs, edit or set_options, entries, None, effect)  # pyright: ignore[reportArgumentType]
+    return Fault(
+        name,
+        description,
+        "definition",
+        pairs,
+        edit or set_options,
+        entries=entries,
+        effect=effect,
+        region=region,
+        mended_by=entries,
+    )
 
 
 def multiplied(option: str, factor: float) -> Callable[[Options], None]:
@@ -50,43 +62,85 @@ _GEMMA2 = ("gemma2_to_jax",)
 _LEARNED_POSITIONS = ("gpt2_to_jax", "bert_to_jax")
 _HALF_SPLIT_GELU = ("gemma2_to_jax", "gpt2_to_jax")
 _QK_NORM = ("qwen3_to_nnx", "qwen3_moe_to_jax")
+# Prefixes of entry names: what a definition lies next to.
+_ROTATED, _MLP_OR_EXPERTS = ("attention.qkv", "attention.query", "attention.key"), ("mlp.", "moe.")
+_SCORES = (*_ROTATED, "attention.value", "attention.out")
+_RMS_NORMS = ("attention.norm", "mlp.norm", "final_norm", "attention.query_norm", "attention.key_norm")
 _CAUSAL = tuple(pair for pair in ALL if pair not in ("gemma2_to_jax", "bert_to_jax"))
 
 DEFINITION_FAULTS = fault_table(
     definition_fault(
-        "rope-theta", "the rotary base is 50 times that of the source", ROTARY, multiplied("rope_theta", 50.0)
+        "rope-theta",
+        "the rotary base is 50 times that of the source",
+        ROTARY,
+        multiplied("rope_theta", 50.0),
+        region=_ROTATED,
     ),
     definition_fault(
         "rope-partial",
         "only half of each head is rotated",
         (*LLAMA, "qwen3_to_nnx"),
+        region=_ROTATED,
         rope_fraction=0.5,
     ),
     definition_fault(
-        "norm-epsilon", "the norms' epsilon is 100 times that of the source", ROTARY, multiplied("norm_epsilon", 100.0)
+        "norm-epsilon",
+        "the norms' epsilon is 100 times that of the source",
+        ROTARY,
+        multiplied("norm_epsilon", 100.0),
+        region=_RMS_NORMS,
     ),
-    definition_fault("layer-norm-epsilon", "LayerNorm's epsilon is 1e-3", _LEARNED_POSITIONS, norm_epsilon=1e-3),
-    definition_fault("gelu-for-silu", "GELU where the source has SiLU", (*LLAMA, *MOE), activation="gelu"),
     definition_fault(
-        "gelu-tanh", "GELU by tanh where the source has the exact one", ("bert_to_jax",), activation="gelu_tanh"
+        "layer-norm-epsilon",
+        "LayerNorm's epsilon is 1e-3",
+        _LEARNED_POSITIONS,
+        region=("attention.norm", "mlp.norm", "final_norm", "embedding.norm"),
+        norm_epsilon=1e-3,
     ),
     definition_fault(
-        "gelu-exact", "exact GELU where the source has the one by tanh", _HALF_SPLIT_GELU, activation="gelu"
+        "gelu-for-silu", "GELU where the source has SiLU", (*LLAMA, *MOE), region=_MLP_OR_EXPERTS, activation="gelu"
     ),
-    definition_fault("attention-scale", "attention scores are halved", ALL, attention_scale=0.5),
-    definition_fault("no-causal-mask", "tokens look ahead", _CAUSAL, causal=False),
-    definition_fault("causal-mask", "tokens do not look ahead where they should", ("bert_to_jax",), causal=True),
     definition_fault(
-        "qk-norm-after-rope", "query and key are normed after the rotation", _QK_NORM, qk_norm_after_rope=True
+        "gelu-tanh",
+        "GELU by tanh where the source has the exact one",
+        ("bert_to_jax",),
+        region=_MLP_OR_EXPERTS,
+        activation="gelu_tanh",
     ),
-    definition_fault("attention-cap-missing", "no soft cap on attention scores", _GEMMA2, attention_cap=None),
-    definition_fault("final-cap-missing", "no soft cap on the logits", _GEMMA2, final_cap=None),
-    definition_fault("window-missing", "no sliding window", _GEMMA2, window=None),
-    definition_fault("window-off-by-one", "the sliding window is one token wider", _GEMMA2, plus("window", 1)),
+    definition_fault(
+        "gelu-exact",
+        "exact GELU where the source has the one by tanh",
+        _HALF_SPLIT_GELU,
+        region=_MLP_OR_EXPERTS,
+        activation="gelu",
+    ),
+    definition_fault("attention-scale", "attention scores are halved", ALL, region=_SCORES, attention_scale=0.5),
+    definition_fault("no-causal-mask", "tokens look ahead", _CAUSAL, region=_SCORES, causal=False),
+    definition_fault(
+        "causal-mask", "tokens do not look ahead where they should", ("bert_to_jax",), region=_SCORES, causal=True
+    ),
+    definition_fault(
+        "qk-norm-after-rope",
+        "query and key are normed after the rotation",
+        _QK_NORM,
+        region=_ROTATED,
+        qk_norm_after_rope=True,
+    ),
+    definition_fault(
+        "attention-cap-missing", "no soft cap on attention scores", _GEMMA2, region=_SCORES, attention_cap=None
+    ),
+    definition_fault(
+        "final-cap-missing", "no soft cap on the logits", _GEMMA2, region=("embedding", "head"), final_cap=None
+    ),
+    definition_fault("window-missing", "no sliding window", _GEMMA2, region=_SCORES, window=None),
+    definition_fault(
+        "window-off-by-one", "the sliding window is one token wider", _GEMMA2, plus("window", 1), region=_SCORES
+    ),
     definition_fault(
         "embedding-scale-missing",
         "the embedding is not multiplied by sqrt(hidden)",
         _GEMMA2,
+        region=("embedding",),
         embedding_scale=False,
     ),
     definition_fault(
@@ -96,15 +150,26 @@ DEFINITION_FAULTS = fault_table(
         norm_offset=1.0,
         entries=("attention.norm", "attention.norm_after", "mlp.norm", "mlp.norm_after", "final_norm"),
     ),
-    definition_fault("router-top-k", "the router picks one expert fewer", MOE, plus("top_k", -1)),
+    definition_fault("router-top-k", "the router picks one expert fewer", MOE, plus("top_k", -1), region=("moe.",)),
     definition_fault(
-        "router-not-normalised", "the chosen experts' weights do not add up to one", MOE, normalise_top_k=False
+        "router-not-normalised",
+        "the chosen experts' weights do not add up to one",
+        MOE,
+        region=("moe.",),
+        normalise_top_k=False,
     ),
-    definition_fault("position-offset", "learned positions start at 1", _LEARNED_POSITIONS, position_offset=1),
+    definition_fault(
+        "position-offset",
+        "learned positions start at 1",
+        _LEARNED_POSITIONS,
+        region=("positions", "embedding.position"),
+        position_offset=1,
+    ),
     definition_fault(
         "head-bfloat16",
         "the head computes in bfloat16: a floor, no fault",
         tuple(pair for pair in ALL if pair != "bert_to_jax"),
+        region=("head", "embedding"),
         effect="rounding",
         logits_dtype="bfloat16",
     ),

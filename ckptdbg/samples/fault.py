@@ -16,6 +16,36 @@ ROTARY = (*LLAMA, "qwen3_to_nnx", "gemma2_to_jax", *MOE)
 ALL = (*ROTARY, "gpt2_to_jax", "bert_to_jax")
 
 
+How = Literal[
+    "permuted",
+    "transposed",
+    "scaled",
+    "shifted",
+    "exchanged",
+    "elements",
+    "rounded",
+    "zeros",
+    "other values",
+    "defined",
+]
+Effect = Literal["diverges", "none", "rounding"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What was planted, as data: what the explanation of a finding, or its repair, should state."""
+
+    how: How
+    by: float | None = None
+    """The factor (scaled) or the term (shifted), where it does not depend on the model's sizes."""
+    count: int | None = None
+    """How many elements (elements)."""
+    dtype: str | None = None
+    """The precision (rounded)."""
+    shift: int = 0
+    """How many layers further on the other tensor is (exchanged)."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One way in which a conversion goes wrong."""
@@ -28,12 +58,17 @@ class Fault:
     edit: Callable[..., None]
     """``mapping``: called with the nodes of ``entries``, in order, to change in place. ``weights``: called with
     ``Weights`` and a layer. ``definition``: called with the target's options."""
+    difference: Difference = Difference("defined")
     entries: tuple[str, ...] = ()
     """The mapping entries that a report should name."""
     layers: tuple[int, ...] | None = None
     """Where it is planted unless told otherwise; None where it is in every layer."""
-    effect: Literal["diverges", "none", "rounding"] = "diverges"
+    effect: Effect = "diverges"
     """``none``: a symmetry, the output stays what it was. ``rounding``: a lower precision, no fault."""
+    region: tuple[str, ...] = ()
+    """Where no entry is to blame: prefixes of the entries next to what differs, one of which a report should name."""
+    mended_by: tuple[str, ...] = ()
+    """Entries with which the mapping can make up for a fault of kind ``definition``."""
 
     @property
     def expected(self) -> tuple[str, str]:
@@ -45,6 +80,17 @@ class Fault:
             "weights": ("tensor", "checkpoint"),
             "definition": ("definition", "model"),
         }[self.kind]
+
+    @property
+    def accepted(self) -> tuple[tuple[str, str], ...]:
+        """``kind`` and ``cause`` of the findings that are true of it: what the mapping can make up for may as well be
+        called a fault of the mapping."""
+        return (self.expected, ("layout", "mapping")) if self.mended_by else (self.expected,)
+
+    @property
+    def mendable(self) -> bool:
+        """Whether a tool that edits mappings and tensors can mend it."""
+        return self.effect == "diverges" and (self.kind != "definition" or bool(self.mended_by))
 
     def applies(self, pair: str) -> bool:
         """Whether it can be planted in this sample conversion."""
@@ -63,6 +109,11 @@ class Planted:
         if self.fault.kind != "mapping" or self.layers is None:
             return self.fault.entries
         return tuple(split_name(entry, self.layers) for entry in self.fault.entries)
+
+    def where(self) -> tuple[int, ...]:
+        """The layers that hold something wrong; none given where all do, or where what is wrong has no layer."""
+        shift = self.fault.difference.shift
+        return tuple(sorted({n for layer in self.layers or () for n in (layer, layer + shift)}))
 
 
 def split_name(entry: str, layers: tuple[int, ...]) -> str:

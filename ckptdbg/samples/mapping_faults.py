@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ckptdbg.samples.fault import LLAMA, MOE, NNX, NNX_LLAMA, Fault, fault_table
+from ckptdbg.samples.fault import LLAMA, MOE, NNX, NNX_LLAMA, Difference, Fault, fault_table
 from ckptdbg.samples.mapping_edits import (
     also,
     ops,
@@ -19,10 +19,15 @@ from ckptdbg.samples.mapping_edits import (
 
 
 def mapping_fault(
-    name: str, description: str, pairs: tuple[str, ...], entries: tuple[str, ...], edit: Callable[..., None]
+    name: str,
+    description: str,
+    pairs: tuple[str, ...],
+    entries: tuple[str, ...],
+    edit: Callable[..., None],
+    difference: Difference,
 ) -> Fault:
     """A fault of kind ``mapping``."""
-    return Fault(name=name, description=description, kind="mapping", pairs=pairs, edit=edit, entries=entries)
+    return Fault(name, description, "mapping", pairs, edit, difference, entries)
 
 
 _UNPERMUTED = "(h d) m -> m h d"
@@ -38,6 +43,7 @@ MAPPING_FAULTS = fault_table(
         NNX,
         ("attention.query",),
         pattern(_UNPERMUTED),
+        Difference("permuted"),
     ),
     mapping_fault(
         "key-not-interleaved",
@@ -45,6 +51,7 @@ MAPPING_FAULTS = fault_table(
         NNX,
         ("attention.key",),
         pattern(_UNPERMUTED),
+        Difference("permuted"),
     ),
     mapping_fault(
         "query-key-not-interleaved",
@@ -52,6 +59,7 @@ MAPPING_FAULTS = fault_table(
         NNX,
         ("attention.query", "attention.key"),
         pattern(_UNPERMUTED),
+        Difference("permuted"),
     ),
     mapping_fault(
         "query-interleaved-backwards",
@@ -59,6 +67,7 @@ MAPPING_FAULTS = fault_table(
         NNX,
         ("attention.query",),
         pattern("(h d two) m -> m h (two d)"),
+        Difference("permuted"),
     ),
     mapping_fault(
         "key-permuted-with-query-heads",
@@ -69,6 +78,7 @@ MAPPING_FAULTS = fault_table(
             {"rearrange": "(h two d) m -> (h d two) m", "two": 2, "h": "heads"},
             {"rearrange": _UNPERMUTED, "h": "kv_heads"},
         ),
+        Difference("permuted"),
     ),
     mapping_fault(
         "qkv-not-interleaved",
@@ -76,6 +86,7 @@ MAPPING_FAULTS = fault_table(
         _TORCH,
         ("attention.qkv",),
         without("rearrange"),
+        Difference("permuted"),
     ),
     mapping_fault(
         "query-norm-not-interleaved",
@@ -83,6 +94,7 @@ MAPPING_FAULTS = fault_table(
         _QWEN3,
         ("attention.query_norm",),
         without("rearrange"),
+        Difference("permuted"),
     ),
     mapping_fault(
         "query-scale-missing",
@@ -90,6 +102,7 @@ MAPPING_FAULTS = fault_table(
         NNX_LLAMA,
         ("attention.query",),
         without("scale"),
+        Difference("scaled"),
     ),
     mapping_fault(
         "query-scale-twice",
@@ -97,6 +110,7 @@ MAPPING_FAULTS = fault_table(
         NNX_LLAMA,
         ("attention.query",),
         also({"scale": "head_dim ** -0.5"}),
+        Difference("scaled"),
     ),
     mapping_fault(
         "query-scale-inverted",
@@ -104,6 +118,7 @@ MAPPING_FAULTS = fault_table(
         NNX_LLAMA,
         ("attention.query",),
         lambda node: (without("scale")(node), also({"scale": "head_dim ** 0.5"})(node))[0],
+        Difference("scaled"),
     ),
     mapping_fault(
         "value-dim-major",
@@ -111,6 +126,7 @@ MAPPING_FAULTS = fault_table(
         (*NNX, *MOE),
         ("attention.value",),
         pattern("(d h) m -> m h d"),
+        Difference("permuted"),
     ),
     mapping_fault(
         "out-dim-major",
@@ -118,6 +134,7 @@ MAPPING_FAULTS = fault_table(
         (*NNX, "gemma2_to_jax", *MOE, "bert_to_jax"),
         ("attention.out",),
         pattern("m (d h) -> h d m"),
+        Difference("permuted"),
     ),
     mapping_fault(
         "key-value-swapped",
@@ -125,6 +142,7 @@ MAPPING_FAULTS = fault_table(
         (*NNX, *MOE),
         ("attention.key", "attention.value"),
         swap_sources,
+        Difference("exchanged"),
     ),
     mapping_fault(
         "key-value-order",
@@ -132,6 +150,7 @@ MAPPING_FAULTS = fault_table(
         _GEMMA2,
         ("attention.key_value",),
         reverse_sources,
+        Difference("exchanged"),
     ),
     mapping_fault(
         "qkv-per-head",
@@ -142,6 +161,7 @@ MAPPING_FAULTS = fault_table(
             {"rearrange": "m (h three d) -> m (three h) d", "three": 3, "h": "heads"},
             {"split": 1},
         ),
+        Difference("permuted"),
     ),
     mapping_fault(
         "qkv-bias-per-head",
@@ -149,6 +169,7 @@ MAPPING_FAULTS = fault_table(
         _GPT2,
         ("attention.qkv_bias",),
         ops({"rearrange": "(h three d) -> (three h) d", "three": 3, "h": "heads"}, {"split": 0}),
+        Difference("permuted"),
     ),
     mapping_fault(
         "biases-swapped",
@@ -156,14 +177,23 @@ MAPPING_FAULTS = fault_table(
         _BERT,
         ("attention.query_bias", "attention.value_bias"),
         swap_sources,
+        Difference("exchanged"),
     ),
-    mapping_fault("gate-up-swapped", "gate and up projections take each other's tensor", NNX, _GATE_UP, swap_sources),
+    mapping_fault(
+        "gate-up-swapped",
+        "gate and up projections take each other's tensor",
+        NNX,
+        _GATE_UP,
+        swap_sources,
+        Difference("exchanged"),
+    ),
     mapping_fault(
         "gate-up-order",
         "the fused gate-up is put together as up, gate",
         ("llama_to_torch", "gemma2_to_jax"),
         ("mlp.gate_up",),
         reverse_sources,
+        Difference("exchanged"),
     ),
     mapping_fault(
         "gate-up-interleaved",
@@ -171,6 +201,7 @@ MAPPING_FAULTS = fault_table(
         _TORCH,
         ("mlp.gate_up",),
         also({"rearrange": "(two f) m -> (f two) m", "two": 2}),
+        Difference("permuted"),
     ),
     mapping_fault(
         "expert-gate-up-swapped",
@@ -178,6 +209,7 @@ MAPPING_FAULTS = fault_table(
         MOE,
         ("moe.gate", "moe.up"),
         swap_sources,
+        Difference("exchanged"),
     ),
     mapping_fault(
         "experts-sorted-as-text",
@@ -185,6 +217,7 @@ MAPPING_FAULTS = fault_table(
         ("qwen3_moe_to_jax",),
         ("moe.gate", "moe.up", "moe.down"),
         order_experts_as_text,
+        Difference("permuted"),
     ),
     mapping_fault(
         "norms-swapped",
@@ -192,6 +225,7 @@ MAPPING_FAULTS = fault_table(
         (*LLAMA, "qwen3_to_nnx", "gemma2_to_jax", *MOE, "gpt2_to_jax", "bert_to_jax"),
         (_ATTENTION_NORM, _MLP_NORM),
         swap_sources,
+        Difference("exchanged"),
     ),
     mapping_fault(
         "norm-plus-one",
@@ -199,6 +233,7 @@ MAPPING_FAULTS = fault_table(
         (*LLAMA, "qwen3_to_nnx", *MOE),
         (_MLP_NORM,),
         also({"add": 1}),
+        Difference("shifted", by=1.0),
     ),
     mapping_fault(
         "norm-plus-one-missing",
@@ -206,6 +241,7 @@ MAPPING_FAULTS = fault_table(
         _GEMMA2,
         (_ATTENTION_NORM,),
         without("add"),
+        Difference("shifted", by=-1.0),
     ),
     mapping_fault(
         "norm-plus-one-twice",
@@ -213,6 +249,7 @@ MAPPING_FAULTS = fault_table(
         _GEMMA2,
         ("mlp.norm_after",),
         also({"add": 1}),
+        Difference("shifted", by=1.0),
     ),
     mapping_fault(
         "layers-in-pairs-swapped",
@@ -220,6 +257,7 @@ MAPPING_FAULTS = fault_table(
         NNX_LLAMA,
         ("mlp.down",),
         swap_neighbours,
+        Difference("exchanged"),
     ),
     mapping_fault(
         "down-not-transposed",
@@ -227,6 +265,7 @@ MAPPING_FAULTS = fault_table(
         _SQUARE,
         ("mlp.down",),
         without("rearrange"),
+        Difference("transposed"),
     ),
     mapping_fault(
         "head-wrongly-tied",
@@ -234,5 +273,6 @@ MAPPING_FAULTS = fault_table(
         LLAMA,
         ("head",),
         source("model.embed_tokens.weight"),
+        Difference("exchanged"),
     ),
 )

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.mapping import BoundMapping
-from ckptdbg.samples.fault import ALL, LLAMA, MOE, NNX, Fault, fault_table
+from ckptdbg.samples.fault import ALL, LLAMA, MOE, NNX, Difference, Effect, Fault, fault_table
 
 Array = NDArray[Any]
 
@@ -46,11 +46,12 @@ def weight_fault(
     pairs: tuple[str, ...],
     entries: tuple[str, ...],
     edit: Callable[[Weights, int], None],
+    difference: Difference,
     layers: tuple[int, ...] | None = (1,),
-    **more: str,
+    effect: Effect = "diverges",
 ) -> Fault:
     """A fault of kind ``weights``, by default in layer 1."""
-    return Fault(name, description, "weights", pairs, edit, entries, layers, **more)  # pyright: ignore[reportArgumentType]
+    return Fault(name, description, "weights", pairs, edit, difference, entries, layers, effect)
 
 
 def change(entry: str, function: Callable[[Array], Array]) -> Callable[[Weights, int], None]:
@@ -132,6 +133,7 @@ WEIGHT_FAULTS = fault_table(
         (*NNX, *MOE, "bert_to_jax"),
         ("attention.value",),
         change("attention.value", one_element),
+        Difference("elements", count=1),
     ),
     weight_fault(
         "down-element",
@@ -139,12 +141,23 @@ WEIGHT_FAULTS = fault_table(
         _DENSE,
         _DOWN,
         change("mlp.down", one_element),
+        Difference("elements", count=1),
     ),
     weight_fault(
-        "down-bfloat16", "the down projection was rounded to bfloat16", _DENSE, _DOWN, change("mlp.down", bfloat16)
+        "down-bfloat16",
+        "the down projection was rounded to bfloat16",
+        _DENSE,
+        _DOWN,
+        change("mlp.down", bfloat16),
+        Difference("rounded", dtype="bfloat16"),
     ),
     weight_fault(
-        "down-zeros", "the down projection was never loaded: zeros", _DENSE, _DOWN, change("mlp.down", np.zeros_like)
+        "down-zeros",
+        "the down projection was never loaded: zeros",
+        _DENSE,
+        _DOWN,
+        change("mlp.down", np.zeros_like),
+        Difference("zeros"),
     ),
     weight_fault(
         "out-random",
@@ -152,6 +165,7 @@ WEIGHT_FAULTS = fault_table(
         ALL,
         ("attention.out",),
         change("attention.out", random),
+        Difference("other values"),
     ),
     weight_fault(
         "norm-scaled",
@@ -159,6 +173,7 @@ WEIGHT_FAULTS = fault_table(
         ALL,
         ("mlp.norm",),
         change("mlp.norm", lambda value: value * value.dtype.type(1.1)),
+        Difference("scaled", by=1.1),
     ),
     weight_fault(
         "checkpoint-gate-up-swapped",
@@ -166,6 +181,7 @@ WEIGHT_FAULTS = fault_table(
         NNX,
         ("mlp.gate", "mlp.up"),
         exchange("mlp.gate", "mlp.up"),
+        Difference("exchanged"),
     ),
     weight_fault(
         "layers-swapped",
@@ -173,6 +189,7 @@ WEIGHT_FAULTS = fault_table(
         _DENSE,
         _DOWN,
         exchange("mlp.down", "mlp.down", shift=1),
+        Difference("exchanged", shift=1),
     ),
     weight_fault(
         "layers-sorted-as-text",
@@ -180,6 +197,7 @@ WEIGHT_FAULTS = fault_table(
         ("gpt2_to_jax",),
         ("mlp.up",),
         order_as_text,
+        Difference("exchanged"),
         None,
     ),
     weight_fault(
@@ -188,6 +206,7 @@ WEIGHT_FAULTS = fault_table(
         ("llama_square_to_nnx",),
         _DOWN,
         change("mlp.down", np.transpose),
+        Difference("transposed"),
     ),
     weight_fault(
         "experts-swapped",
@@ -195,6 +214,7 @@ WEIGHT_FAULTS = fault_table(
         MOE,
         ("moe.down",),
         change("moe.down", swap_experts),
+        Difference("permuted"),
     ),
     weight_fault(
         "embedding-rows-shifted",
@@ -202,6 +222,7 @@ WEIGHT_FAULTS = fault_table(
         tuple(pair for pair in ALL if pair != "bert_to_jax"),
         ("embedding",),
         roll_rows,
+        Difference("permuted"),
         None,
     ),
     weight_fault(
@@ -210,6 +231,7 @@ WEIGHT_FAULTS = fault_table(
         _SPLIT,
         ("attention.value", "attention.out"),
         value_gauge,
+        Difference("scaled", by=2.0),
         effect="none",
     ),
     weight_fault(
@@ -218,6 +240,7 @@ WEIGHT_FAULTS = fault_table(
         NNX,
         ("mlp.gate", "mlp.up", "mlp.down"),
         permute_hidden,
+        Difference("permuted"),
         effect="none",
     ),
 )
