@@ -48,7 +48,7 @@ def compare_logits(
         raise HarnessError("the mask does not fit the logits", found=keep.shape, expected=source.shape[:-1])
     if not keep.any():
         raise HarnessError("every token of the probe is padding", hint="give the probe at least one real token")
-    kl, top1, overlap, worst = (np.concatenate(parts) for parts in zip(*_per_token(source, target, k), strict=True))
+    kl, top1, overlap, worst = (np.concatenate(parts) for parts in zip(*per_token(source, target, k), strict=True))
     last = _last_tokens(keep)
     keep = keep.reshape(-1)
     return Logits(
@@ -68,7 +68,9 @@ def log_softmax(logits: NDArray[np.generic]) -> Floats:
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
-def _per_token(source: NDArray[np.generic], target: NDArray[np.generic], k: int) -> Iterator[tuple[Floats, ...]]:
+def per_token(source: NDArray[np.generic], target: NDArray[np.generic], k: int) -> Iterator[tuple[Floats, ...]]:
+    """For chunks of tokens, each ``[tokens]``: KL(source || target) in nats, whether the first choice agrees, the share of
+    the ``k`` first in common, and the largest difference."""
     vocabulary = source.shape[-1]
     source, target = source.reshape(-1, vocabulary), target.reshape(-1, vocabulary)
     step = max(1, CHUNK_ELEMENTS // vocabulary)

@@ -50,11 +50,12 @@ def entry_views(result: Result, mapping: BoundMapping) -> list[EntryView]:
             instances = [entry for entry in mapping.entries if entry.name == reference.name]
             wanted = [entry for entry in instances if entry.layer in finding.layers]
             if instances and reference.name not in views:
-                views[reference.name] = _view((wanted or instances)[0], mapping)
+                views[reference.name] = bound_view((wanted or instances)[0], mapping)
     return list(views.values())
 
 
-def _view(entry: BoundEntry, mapping: BoundMapping) -> EntryView:
+def bound_view(entry: BoundEntry, mapping: BoundMapping) -> EntryView:
+    """One entry, shown with the tensors of this instance."""
     sources = zip(entry.sources, entry.source_specs, strict=True)
     first = [Step(name, spec.shape) for name, spec in sources]
     ops = [Step(text, tuple(shape)) for text, shape in mapping.shapes(entry)]
