@@ -69,8 +69,8 @@ def log_softmax(logits: NDArray[np.generic]) -> Floats:
 
 
 def per_token(source: NDArray[np.generic], target: NDArray[np.generic], k: int) -> Iterator[tuple[Floats, ...]]:
-    """For chunks of tokens, each ``[tokens]``: KL(source || target) in nats, whether the first choice agrees, the share of
-    the ``k`` first in common, and the largest difference."""
+    """For chunks of tokens, each ``[tokens]``: KL(source || target) in nats, whether the first choice agrees (0 or 1),
+    the share of the ``k`` first in common, and the largest difference."""
     vocabulary = source.shape[-1]
     source, target = source.reshape(-1, vocabulary), target.reshape(-1, vocabulary)
     step = max(1, CHUNK_ELEMENTS // vocabulary)
