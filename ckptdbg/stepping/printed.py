@@ -20,7 +20,9 @@ class Printed:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return f'<pre class="ckptdbg-step">{escape(str(self))}</pre>'
+        # Some pages set their own font even in a pre, and columns must stand one below another.
+        style = "font-family: var(--jp-code-font-family, monospace)"
+        return f'<pre class="ckptdbg-step" style="{style}">{escape(str(self))}</pre>'
 
 
 def moved(before: float | None, after: float | None) -> str:
