@@ -14,11 +14,12 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from circumstances import ratios
 from others import Judges
 from planted import Conversion, pairs_of_faults, places
 from tables import OUT, cache_programs, read_results, write_results
@@ -90,15 +91,15 @@ def run_pair(pair: str, asked: Asked, folder: Path) -> list[dict[str, Any]]:
     judges = Judges.of(conversion.healthy, asked.seed)
     rows = []
     for faults in cases:
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         row: dict[str, Any] = {"pair": pair, "faults": list(faults), "seed": asked.seed}
         try:
             row |= run_case(conversion, faults, judges, asked.repair)
         except Exception:  # a tool that fails is a row of the table too
             row |= {"verdict": "failed", "caught": False, "error": traceback.format_exc(limit=-3)}
-        row["seconds"] = round(time.perf_counter() - started, 1)
-        said = {k: row.get(k) for k in ("verdict", "caught", "missed", "called_right", "stated", "mended")}
-        print(pair, *faults, said, row["seconds"], flush=True)
+        row["seconds"] = round(time.perf_counter() - started[0], 1)
+        row["cpu_seconds"] = round(time.process_time() - started[1], 1)
+        print(line(row), flush=True)
         rows.append(row)
     return rows
 
@@ -111,7 +112,20 @@ def run_case(conversion: Conversion, faults: Sequence[str], judges: Judges, repa
     seconds = time.perf_counter() - started
     verdict = Verdict(conversion, session, conversion.planted(faults), result)
     opinions = {o.judge: o.row(verdict.planted) for o in judges.opinions(session)}
-    return {**verdict.row(repaired=repair), "compare_seconds": round(seconds, 2), "opinions": opinions}
+    measured = asdict(ratios(session))
+    return {**verdict.row(repaired=repair), **measured, "compare_seconds": round(seconds, 1), "opinions": opinions}
+
+
+def line(row: dict[str, Any]) -> str:
+    """One case as it is printed: at length where something about it is not right."""
+    short = [key for key in ("caught", "called_right", "stated") if not row.get(key)]
+    short += ["mended"] if row.get("mendable") and not row["mended"] else []
+    text = f"{row['pair']} {' '.join(row['faults'])}: {row['verdict']}, {row['seconds']} s, cpu {row['cpu_seconds']} s"
+    if not short and not row.get("others"):
+        return text
+    more = "".join(f"\n    {finding}" for finding in row.get("findings", [row.get("error")]))
+    beside = f", beside: {[f['entries'] for f in row['others']]}" if row.get("others") else ""
+    return f"{text}, NOT {' '.join(short)}, missed {row.get('missed')}{beside}{more}"
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

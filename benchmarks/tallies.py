@@ -28,7 +28,7 @@ def tally(rows: Iterable[Row], seconds: float) -> dict[str, Any]:
         "pairs": count(double),
         "seconds": seconds,
         "seconds_of_all_cases": round(sum(r["seconds"] for r in every), 1),
-        "compare_seconds_of_all_cases": round(sum(r.get("compare_seconds", 0) for r in every), 1),
+        "cpu_seconds_of_all_cases": round(sum(r.get("cpu_seconds", 0) for r in every), 1),
         "judges": {judge: judged(every, judge) for judge in JUDGES},
     }
 

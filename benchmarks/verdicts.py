@@ -79,10 +79,17 @@ class Verdict:
         return [f for f in self.result.findings if not any(names(f, p, anywhere=True) for p in self.planted)]
 
     def called_right(self, planted: Planted) -> bool:
-        """Whether kind and cause of every finding that names it are true, or true of a fault planted beside it."""
+        """Whether kind and cause of every finding that names it are true, or true of a fault planted beside it. What
+        the mapping can make up for may be called a fault of the mapping where the model's code is suspected too."""
         accepted = {pair for p in self.planted for pair in p.fault.accepted}
+        defined = any(p.fault.kind == "definition" for p in self.planted)
+
+        def true(f: Finding) -> bool:
+            either = defined and bool(f.repair and f.repair.verified) and "model's code" in f.explanation
+            return (f.kind, f.cause) in accepted or (either and (f.kind, f.cause) == ("layout", "mapping"))
+
         found = self.naming(planted)
-        return bool(found) and all((f.kind, f.cause) in accepted for f in found)
+        return bool(found) and all(true(f) for f in found)
 
     def stated(self, planted: Planted, *, repaired: bool = True) -> bool:
         """Whether a finding or its repair says what was done. A mapping that was mended to the right one says it by the
