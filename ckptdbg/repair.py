@@ -8,13 +8,17 @@ in a run of the whole model on this probe and on a second seed.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.replay import Replay
+from ckptdbg.diagnose.definitions.causes import Definitions
+from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.regions import Place, find_places
 from ckptdbg.diagnose.search import Mend, Outcome, search
@@ -109,18 +113,21 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     comparison, mapping = session.comparison, session.mapping
     bench, sizes, unused = Bench(comparison, mapping), session.sizes, session.unused_sources
+    why = definitions(session, comparison)
     mends: list[Mend] = []
 
     def solve(places: list[Place]) -> Outcome | None:
-        if places[0].port == "out":
-            return None
+        known = why.of(places) if places[0].port == "out" else why.known(places)
+        if places[0].port == "out" or known is not None:
+            return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
         session.progress(f"trying repairs for {len(places)} places")
         suspects = suspects_of(comparison, places[0])
         partners = exchange_partners(comparison, session.evidence, mapping, places)
         outcome = search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners)
         if outcome.mend is not None:
             mends.append(outcome.mend)
-        return outcome
+            return outcome
+        return replace(outcome, causes=why.of(places))
 
     findings = find(comparison, session.evidence, mapping, solve)
     wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in state.patches]
@@ -132,6 +139,22 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         made = made_by(session, state.mapping, state.edited)
         state.patches |= made
     return findings, bool(wrong or mends)
+
+
+def definitions(session: Session, comparison: Comparison) -> Definitions:
+    """What the two models define differently is looked for with the source, where it can be run here and set."""
+    target = session.target
+    config, options = session.config.source, session.config.target.options
+    knobs = getattr(getattr(target, "side", None), "knobs", None)
+    theirs = settings_of(session.model_config, config.options)
+    differences = field_differences(theirs, settings_of(target.config, options, knobs))
+    if session.stored is not None or not hasattr(session.source.side, "knobs"):
+        return Definitions(comparison, None, differences, session.sizes)
+    everywhere = frozenset(range(len(comparison.source.view.graph.anchors)))
+    ins, outs = comparison.pairing.offered() if comparison.alike else (everywhere, everywhere)
+    side, runs = session.source.side, comparison.source.runs
+    replay = Replay(side, session.inputs, session.source_exact, runs, ins, outs)
+    return Definitions(comparison, replay, differences, session.sizes)
 
 
 def _divergent_on_another_seed(session: Session, state: _State) -> set[str]:

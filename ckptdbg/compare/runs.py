@@ -45,11 +45,11 @@ class SourceRuns:
 def run_source(side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Array]) -> SourceRuns:
     """Run the source. ``exact`` are its parameters in float64, before any cast to the working precision."""
     working = side.run(inputs)
-    pins = _pins(working)
+    pins = pins_of(working)
     promoted = side.run(inputs, promoted=True, values=exact, choices=pins)
     jittered = side.run(inputs, promoted=True, values=exact, choices=pins, jitter=JITTER)
     padded = padded_tokens(inputs)
-    free = Runs(*(_without(trace, padded) for trace in (working, promoted, jittered)))
+    free = Runs(*(without_rows(trace, padded) for trace in (working, promoted, jittered)))
     everywhere = frozenset(range(len(working.records)))
     return SourceRuns(free, isolate_source(side, inputs, exact, free, everywhere, everywhere, padded), padded)
 
@@ -65,15 +65,19 @@ def isolate_source(
 ) -> Runs:
     """The source with its own working values planted at the ``in`` and ``out`` of these anchors: where the target
     has them planted too, so that a region is the same stretch of both models."""
-    pins, records = _pins(free.working), free.working.records
-    own = {
+    pins, own = pins_of(free.working), own_plants(free.working.records, ins, outs)
+    promoted = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
+    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=JITTER)
+    return Runs(free.working, without_rows(promoted, padded), without_rows(jittered, padded))
+
+
+def own_plants(records: Sequence[Record], ins: frozenset[int], outs: frozenset[int]) -> dict[int, Plant]:
+    """A side's own values, to be planted at the ``in`` and ``out`` of these anchors."""
+    return {
         i: Plant(input=r.input if i in ins else None, output=r.output if i in outs else None)
         for i, r in enumerate(records)
         if r.output.size and (i in ins or i in outs)
     }
-    promoted = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own)
-    jittered = side.run(inputs, promoted=True, values=exact, choices=pins, plants=own, jitter=JITTER)
-    return Runs(free.working, _without(promoted, padded), _without(jittered, padded))
 
 
 def padded_tokens(inputs: Mapping[str, Array]) -> Array:
@@ -85,7 +89,7 @@ def padded_tokens(inputs: Mapping[str, Array]) -> Array:
     return np.flatnonzero(np.asarray(mask) == 0)
 
 
-def _without(trace: Trace, tokens: Array) -> Trace:
+def without_rows(trace: Trace, tokens: Array) -> Trace:
     """The same trace with the rows of these tokens belonging to no token, so that they pair with nothing."""
     if not tokens.size:
         return trace
@@ -171,5 +175,6 @@ def _options(feeds: frozenset[int], options: int, pairing: Pairing) -> Array:
     return np.arange(options)
 
 
-def _pins(trace: Trace) -> tuple[Array, ...] | None:
+def pins_of(trace: Trace) -> tuple[Array, ...] | None:
+    """The choices of a run, to pin another one to; None where there are none."""
     return tuple(c.indices for c in trace.choices) or None

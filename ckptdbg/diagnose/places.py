@@ -39,7 +39,7 @@ def place_finding(
     reason = static_reason(comparison, evidence, group)
     if outcome is not None and outcome.mend is not None:
         update = _mended(mapping, outcome.mend, reason.sentence if reason else None)
-    elif reason is not None:
+    elif reason is not None and (outcome is None or outcome.causes.proved is None):
         update = {
             "kind": "layout",
             "cause": "mapping",
@@ -98,15 +98,22 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
         suspects, note = kept
         notes.append(note)
     refs = references(suspects)
-    update: dict = {"entries": refs, "evidence": notes}
-    if outcome is not None and not outcome.complete:
-        update["evidence"] = [*notes, f"the search for a repair was cut short after {outcome.tried} runs"]
-    if outcome is None or not outcome.complete:
-        return update | {"explanation": _region_sentence(comparison, place, [r.name for r in refs])}
+    if outcome is None:
+        return {"entries": refs, "evidence": notes, "explanation": _region_sentence(comparison, place, refs)}
+    causes = outcome.causes
+    update: dict = {"entries": refs, "evidence": [*causes.evidence, *notes]}
+    if causes.proved is not None:
+        return update | {"kind": "definition", "cause": "model", "explanation": causes.proved}
+    if not outcome.complete:
+        cut = f"the search for a repair was cut short after {outcome.tried} runs"
+        return update | {
+            "evidence": [cut, *update["evidence"]],
+            "explanation": _region_sentence(comparison, place, refs),
+        }
     return update | {
         "kind": "definition",
         "cause": "model",
-        "excluded": list(outcome.excluded),
+        "excluded": [*causes.excluded, *outcome.excluded],
         "explanation": (
             f"{_region_sentence(comparison, place, [])[:-1]}. No edit of {', '.join(r.name for r in refs)} mends it "
             f"({outcome.tried} tried): the two models define something differently here, or several faults meet."
@@ -114,7 +121,7 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
     }
 
 
-def _region_sentence(comparison: Comparison, place: Place, suspects: list[str]) -> str:
+def _region_sentence(comparison: Comparison, place: Place, suspects: list[EntryRef]) -> str:
     if place.port == "out":
         label = comparison.target.labels[place.consumers[0]]
         return (
@@ -124,7 +131,9 @@ def _region_sentence(comparison: Comparison, place: Place, suspects: list[str]) 
     where = "the model's output" if place.consumers[0] == OUTPUT else comparison.target.labels[place.consumers[0]].site
     several = "; every later place on the same stream follows from it" if place.merged else ""
     return f"What lies before {where} computes something else from the same inputs{several}: " + (
-        f"look at the layout of {', '.join(suspects)}, or at the model's code there." if suspects else "see its code."
+        f"look at the layout of {', '.join(r.name for r in suspects)}, or at the model's code there."
+        if suspects
+        else "see its code."
     )
 
 

@@ -25,7 +25,7 @@ def exact_first_token(comparison: Comparison, place: Place) -> bool:
     if found is None:
         return False
     measured, rows = found
-    first = np.isin(rows, _first_tokens(comparison))
+    first = np.isin(rows, first_tokens(comparison))
     divergent = measured.tokens >= DIVERGENT
     return bool(first.any() and divergent.any() and not divergent[first].any())
 
@@ -53,14 +53,14 @@ def narrowed(comparison: Comparison, place: Place) -> tuple[list[BoundEntry], st
 def _reaches_first_rows(comparison: Comparison, consumer: int, feeder: int) -> bool:
     plant, records = comparison.plants[feeder], comparison.isolated.working.records
     assert plant.output is not None
-    first = np.isin(records[feeder].rows, _first_tokens(comparison))
+    first = np.isin(records[feeder].rows, first_tokens(comparison))
     values = np.array(plant.output)
     values[first] += np.std(values) * np.random.default_rng(0).standard_normal(values[first].shape).astype(values.dtype)
     disturbed = comparison.rerun.working({**comparison.plants, feeder: replace(plant, output=values)}).records[consumer]
     before = records[consumer].input
     assert before is not None
     assert disturbed.input is not None
-    rows = np.isin(disturbed.rows, _first_tokens(comparison))
+    rows = np.isin(disturbed.rows, first_tokens(comparison))
     return not np.allclose(disturbed.input[rows], before[rows], rtol=1e-3, atol=1e-6 * float(np.std(before)))
 
 
@@ -74,7 +74,7 @@ def _tokens(comparison: Comparison, place: Place) -> tuple[Measure, Array] | Non
     return site.isolated.promoted, comparison.free.working.records[first].rows
 
 
-def _first_tokens(comparison: Comparison) -> Array:
+def first_tokens(comparison: Comparison) -> Array:
     """Flat index of the first real token of every sequence."""
     inputs = comparison.rerun.inputs
     tokens = inputs.get("input_ids", next(iter(inputs.values())))

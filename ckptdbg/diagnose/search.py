@@ -7,10 +7,11 @@ survives there is confirmed in all layers together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 
 from ckptdbg.compare.noise import SUSPECT
+from ckptdbg.diagnose.definitions.causes import Causes
 from ckptdbg.diagnose.grammar import VALUES, Edit, edits, exchanges
 from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.trial import Attempt, Bench
@@ -45,6 +46,8 @@ class Outcome:
     tried: int
     complete: bool = True
     """Whether the whole grammar was tried; where it was not, nothing is excluded."""
+    causes: Causes = field(default_factory=Causes)
+    """What the models define differently, where no edit mends the place."""
 
 
 @dataclass(frozen=True)

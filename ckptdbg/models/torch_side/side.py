@@ -17,6 +17,7 @@ from ckptdbg.errors import HarnessError, LoaderError
 from ckptdbg.models.records import Array, Graph, Operands, Plant, Trace
 from ckptdbg.models.torch_side.border import to_numpy, to_torch
 from ckptdbg.models.torch_side.execute import Execution
+from ckptdbg.models.torch_side.knobs import Knobs
 from ckptdbg.models.torch_side.params import Parameters, left_as_found
 from ckptdbg.models.torch_side.promote import default_float64, promoted_tensor
 from ckptdbg.models.torch_side.scopes import Scopes
@@ -51,6 +52,8 @@ class TorchSide:
         self._parameters = Parameters(module)
         self._surveys: dict[Any, Surveyed] = {}
         self._current: Surveyed | None = None
+        self.knobs = Knobs(module)
+        """Settings outside its parameters, which can be given another value while a run lasts."""
         self.omitted_inputs: tuple[str, ...] = ()
         """Inputs of the last pass that the module's ``forward`` does not name."""
 

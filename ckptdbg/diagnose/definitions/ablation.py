@@ -1,0 +1,71 @@
+"""An experiment on both sides: with all elements of a norm's scale alike, does the difference go away?
+
+A norm without its scale commutes with a rotation. Where a uniform scale makes the two models agree, they apply the
+scale to different things: before the rotation and after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.noise import SUSPECT, measure, unit_roundoff
+from ckptdbg.compare.replay import Replay
+from ckptdbg.diagnose.definitions.trials import values_at
+from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.errors import CkptdbgError
+from ckptdbg.mapping import BoundEntry
+from ckptdbg.models.records import Trace
+
+Array = NDArray[Any]
+
+
+def agree_when_uniform(comparison: Comparison, replay: Replay, place: Place) -> tuple[list[str], float] | None:
+    """The entries of the scales in a region, and the ratio that is left with each of them uniform on both sides; None
+    where that is no less than a difference, or cannot be tried."""
+    if place.port != "in" or place.consumers[0] == OUTPUT:
+        return None
+    entries = [e for m in sorted(place.met) for e in comparison.target.met_labels[m].entries]
+    if not entries or not all(_one_axis(replay, e) for e in entries):
+        return None
+    source = {s: _uniform(replay.exact[s]) for e in entries for s in e.sources}
+    target: dict[str, Array] = {}
+    for entry in entries:
+        made = entry.apply([source[s] for s in entry.sources], cast=False)
+        target |= dict(zip(entry.targets, made, strict=True))
+    try:
+        ours = comparison.rerun.promoted(comparison.plants, target)
+        ratio = _ratio(comparison, place, replay.promoted(source), ours)
+    except CkptdbgError:
+        return None
+    return (list(dict.fromkeys(e.name for e in entries)), ratio) if ratio < SUSPECT else None
+
+
+def _one_axis(replay: Replay, entry: BoundEntry) -> bool:
+    named = all(s in replay.exact and replay.exact[s].shape == spec.shape for s, spec in _specs(entry))
+    return named and all(len(spec.shape) == 1 for _, spec in _specs(entry))
+
+
+def _specs(entry: BoundEntry) -> list[tuple[str, Any]]:
+    return list(zip(entry.sources, entry.source_specs, strict=True))
+
+
+def _uniform(values: Array) -> Array:
+    return np.full(values.shape, float(np.mean(values)))
+
+
+def _ratio(comparison: Comparison, place: Place, theirs: Trace, ours: Trace) -> float:
+    """Ratio of what is left in float64 to the noise that the place has in any case."""
+    worst, runs, own = 0.0, comparison.source.runs.isolated, comparison.isolated
+    for consumer in place.consumers:
+        now, before, moved = (values_at(comparison, place, consumer, t) for t in (theirs, runs.promoted, runs.jittered))
+        found = ours.records[consumer].input
+        exact, jittered = own.promoted.records[consumer].input, own.jittered.records[consumer].input
+        if now is None or before is None or moved is None or found is None or exact is None or jittered is None:
+            return np.inf
+        noise = [moved[0] - before[0], jittered - exact, unit_roundoff(np.dtype(np.float64)) * np.abs(now[0])]
+        worst = max(worst, measure(found - now[0], noise, now[2]).ratio)
+    return worst

@@ -1,0 +1,192 @@
+"""Experiments on the source: another setting, the same planted values, and a look at whether the places that diverged
+are quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.compare.carry import carry
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.output import measure_output
+from ckptdbg.compare.replay import Replay
+from ckptdbg.compare.runs import Runs, SourceRuns
+from ckptdbg.compare.sites import judge_port
+from ckptdbg.diagnose.definitions.candidates import Candidate, Group
+from ckptdbg.diagnose.definitions.meanings import Meaning
+from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.errors import CkptdbgError
+from ckptdbg.models.records import Trace
+
+Array = NDArray[Any]
+# Per finding. Small models need a second or two.
+SECONDS = 60.0
+# A setting that leaves more of the difference than this is not the cause, or not the value.
+_WORTH_CONFIRMING = 1e-3
+_STEPS = 12
+_UNCHANGED = float("inf")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """A setting with which the source computes what the target computes, at every place of the finding."""
+
+    candidate: Candidate
+    after: float
+    """Worst ratio that is left."""
+
+
+@dataclass
+class Trials:
+    """Where settings are tried. Weights are shared with the source; nothing is read or compiled anew."""
+
+    comparison: Comparison
+    replay: Replay
+    deadline: float = 0.0
+    runs: int = 0
+    without_effect: list[Meaning] = field(default_factory=list)
+    """Settings that do not reach the place."""
+    in_vain: list[Candidate] = field(default_factory=list)
+    """Values with which the source does not agree either."""
+
+    def rest(self) -> None:
+        """Begin anew: another allowance of time, nothing tried."""
+        self.deadline = time.monotonic() + SECONDS
+        self.without_effect, self.in_vain = [], []
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() > self.deadline
+
+    def prove(self, group: Group, places: Sequence[Place]) -> Proof | None:
+        """Try the values of one setting, then look for another value of it where it is a number."""
+        tried = len(self.in_vain)
+        for candidate in group.candidates:
+            remaining = self._remaining(candidate, places[0])
+            if remaining is None or self.exhausted:
+                continue
+            if remaining == _UNCHANGED:
+                self.without_effect.append(group.meaning)
+                return None
+            if remaining < _WORTH_CONFIRMING and (proof := self._confirmed(candidate, places)) is not None:
+                return proof
+            self.in_vain.append(candidate)
+        return self._searched(group, places) if group.family is not None and len(self.in_vain) > tried else None
+
+    def _remaining(self, candidate: Candidate, place: Place) -> float | None:
+        """How much of the difference at a place is left, infinity where nothing of it has changed; None where the
+        source cannot be run so."""
+        found = self._difference(candidate, place)
+        if found is None:
+            return None
+        before = difference(self.comparison, place, self.comparison.source.runs.isolated.promoted)
+        if before is None or np.array_equal(before, found):
+            return _UNCHANGED
+        size = float(np.linalg.norm(before))
+        return float(np.linalg.norm(found)) / size if size else None
+
+    def _difference(self, candidate: Candidate, place: Place) -> Array | None:
+        trace = self._run(candidate)
+        found = None if trace is None else difference(self.comparison, place, trace)
+        return found if found is not None and np.isfinite(found).all() else None
+
+    def _run(self, candidate: Candidate) -> Trace | None:
+        self.runs += 1
+        try:
+            with self.replay.side.knobs.turned(candidate.changes):  # type: ignore[attr-defined]
+                return self.replay.promoted()
+        except CkptdbgError:
+            return None
+
+    def _confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
+        """Judge every place as a comparison would, with the source so set."""
+        self.runs += 3
+        try:
+            with self.replay.side.knobs.turned(candidate.changes):  # type: ignore[attr-defined]
+                runs = self.replay.runs()
+        except CkptdbgError:
+            return None
+        judged = [self._judged(runs, p, c) for p in places for c in p.consumers]
+        if any(divergent for divergent, _ in judged):
+            return None
+        return Proof(candidate, max(ratio for _, ratio in judged))
+
+    def _judged(self, runs: Runs, place: Place, consumer: int) -> tuple[bool, float]:
+        comparison = self.comparison
+        if consumer == OUTPUT:
+            varied = SourceRuns(comparison.source.runs.free, runs, comparison.source.runs.padded)
+            measured = measure_output(
+                comparison.target.graph, comparison.pairing, varied, comparison.free, comparison.isolated
+            )
+            return measured.isolated.divergent, measured.isolated.promoted.ratio
+        port = "in" if place.port == "in" else "out"
+        found = comparison.pairing.inputs[consumer] if port == "in" else comparison.pairing.outputs[consumer]
+        assert found is not None
+        rows = comparison.free.working.records[consumer].rows
+        gauge = comparison.gauges.get(consumer, 1.0)
+        judged = judge_port(consumer, port, found, rows, runs, comparison.isolated, gauge)
+        return judged.divergent, judged.promoted.ratio
+
+    def _searched(self, group: Group, places: Sequence[Place]) -> Proof | None:
+        """Newton's way to the factor that leaves nothing of the difference, in the logarithm of the factor."""
+        assert group.family is not None
+        at, best = 0.0, np.inf
+        for _ in range(_STEPS):
+            if self.exhausted:
+                return None
+            here = self._difference(group.family(float(np.exp(at))), places[0])
+            near = self._difference(group.family(float(np.exp(at + 1e-5))), places[0])
+            if here is None or near is None:
+                return None
+            size = float(np.linalg.norm(here))
+            if size > 2 * best:
+                return None
+            slope = (near - here) / 1e-5
+            power = float(slope @ slope)
+            if not power:
+                return None
+            step = float(np.clip(-(slope @ here) / power, -2, 2))
+            at, best = at + step, min(best, size)
+            if abs(step) < 1e-9:
+                break
+        return self._confirmed(group.family(float(np.exp(at))), places)
+
+
+def difference(comparison: Comparison, place: Place, trace: Trace) -> Array | None:
+    """What the target has at a place minus what ``trace`` of the source has there, flat, isolated and in float64;
+    None where they have nothing in common."""
+    parts = []
+    for consumer in place.consumers:
+        both = values_at(comparison, place, consumer, trace)
+        if both is not None:
+            theirs, ours, mask = both
+            parts.append((ours - theirs)[mask])
+    return np.concatenate(parts) if parts else None
+
+
+def values_at(comparison: Comparison, place: Place, consumer: int, trace: Trace) -> tuple[Array, Array, Array] | None:
+    """Source and target values ``[rows, features]`` at one consumer of a place, isolated, in float64, and which of
+    them can be compared."""
+    isolated = comparison.isolated.promoted
+    if consumer == OUTPUT:
+        index = comparison.output.index
+        real = ~np.isin(np.arange(len(trace.output)), comparison.source.runs.padded)
+        if trace.output.shape[0] != isolated.output.shape[0]:
+            return None
+        return trace.output[:, np.maximum(index, 0)], isolated.output, real[:, None] & (index >= 0)
+    port = "in" if place.port == "in" else "out"
+    found = comparison.pairing.inputs[consumer] if port == "in" else comparison.pairing.outputs[consumer]
+    record = isolated.records[consumer]
+    ours = record.input if port == "in" else record.output
+    rows = comparison.free.working.records[consumer].rows
+    if found is None or ours is None or len(record.rows) != len(rows):
+        return None
+    carried = carry(found, rows, trace.records, port, comparison.gauges.get(consumer, 1.0))
+    mask = np.ones(ours.shape, bool) if carried.mask is None else carried.mask
+    return np.asarray(carried.values, np.float64), np.asarray(ours, np.float64), mask

@@ -1,0 +1,168 @@
+"""What two models define differently is named, and proved by running the source with the target's value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ckptdbg.diagnose.definitions.causes import Definitions
+from ckptdbg.diagnose.definitions.fields import field_differences
+from ckptdbg.diagnose.definitions.meanings import (
+    ACTIVATION,
+    BASE,
+    CAUSAL,
+    EMBEDDING_SCALE,
+    EPSILON,
+    EXPERTS,
+    FINAL_CAP,
+    FRACTION,
+    ORDER,
+    POSITIONS,
+    ROUTER_NORM,
+    SCALE,
+    SCORE_CAP,
+    WINDOW,
+    Meaning,
+    meaning_of,
+)
+from ckptdbg.diagnose.regions import find_places
+from ckptdbg.models.torch_side.knobs import Knobs
+from ckptdbg.repair import definitions
+from ckptdbg.samples.build import build_sample
+from ckptdbg.samples.faults import FAULTS
+from ckptdbg.session import Session, open_session
+
+CAUSES: dict[str, Meaning] = {
+    "rope-theta": BASE,
+    "rope-partial": FRACTION,
+    "norm-epsilon": EPSILON,
+    "layer-norm-epsilon": EPSILON,
+    "gelu-for-silu": ACTIVATION,
+    "gelu-tanh": ACTIVATION,
+    "gelu-exact": ACTIVATION,
+    "attention-scale": SCALE,
+    "no-causal-mask": CAUSAL,
+    "causal-mask": CAUSAL,
+    "qk-norm-after-rope": ORDER,
+    "attention-cap-missing": SCORE_CAP,
+    "final-cap-missing": FINAL_CAP,
+    "window-missing": WINDOW,
+    "window-off-by-one": WINDOW,
+    "embedding-scale-missing": EMBEDDING_SCALE,
+    "position-offset": POSITIONS,
+}
+QUICK = [("llama_to_torch", name) for name in ("rope-theta", "gelu-for-silu")]
+EVERYWHERE = [(pair, name) for name in CAUSES for pair in FAULTS[name].pairs]
+
+
+def opened(folder, pair: str, fault: str) -> Session:
+    return open_session(build_sample(folder, pair, (fault,)))
+
+
+def causes(session: Session, *, blind: bool = False):
+    """What is said of every group of places; ``blind``: without looking at the configurations."""
+    found: Definitions = definitions(session, session.comparison)
+    if blind:
+        found.differences = []
+    return [found.of([place]) for place in find_places(session.comparison)]
+
+
+@pytest.mark.parametrize(("pair", "fault"), QUICK)
+def test_the_report_names_the_cause_and_how_it_was_proved(pair, fault, tmp_path):
+    (finding,) = opened(tmp_path, pair, fault).compare().findings
+    assert (finding.kind, finding.cause, finding.repair) == ("definition", "model", None)
+    assert finding.explanation.lower().startswith(CAUSES[fault].name)
+    assert "the source agrees with the target at all 4 places" in finding.explanation
+
+
+@pytest.mark.parametrize(
+    ("pair", "fault"), [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in EVERYWHERE]
+)
+def test_the_planted_cause_is_proved_everywhere(pair, fault, tmp_path):
+    found = causes(opened(tmp_path, pair, fault))
+    assert found
+    assert all(c.proved for c in found), found
+    assert {c.meaning for c in found} == {CAUSES[fault]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["rope-theta", "rope-partial", "norm-epsilon", "attention-scale", "no-causal-mask"])
+def test_a_cause_is_proved_without_any_configuration(fault, tmp_path):
+    """Values are tried, and where they are numbers searched for: 1e-4 is in no list."""
+    found = causes(opened(tmp_path, "llama_to_torch", fault), blind=True)
+    assert {c.meaning for c in found} == {CAUSES[fault]}
+
+
+def test_the_value_is_found_where_no_list_has_it(tmp_path):
+    session = opened(tmp_path, "llama_to_torch", "norm-epsilon")
+    places = find_places(session.comparison)
+    found = definitions(session, session.comparison)
+    found.differences = []
+    proof = found.proof(places, lambda group: group.meaning is EPSILON)
+    assert proof is not None
+    assert float(proof.candidate.after) == pytest.approx(1e-4, rel=1e-3)
+    # and a setting that is not the cause proves nothing
+    assert found.proof(places, lambda group: group.meaning is BASE) is None
+
+
+def test_without_a_source_to_run_the_evidence_speaks_and_nothing_is_called_proved(tmp_path):
+    session = opened(tmp_path, "llama_to_torch", "rope-theta")
+    found = definitions(session, session.comparison)
+    found = Definitions(found.comparison, None, found.differences, found.sizes)
+    said = found.of(find_places(session.comparison)[:1])
+    assert said.proved is None
+    fits = [line for line in said.evidence if line.startswith("fits the evidence")]
+    assert BASE.name in fits[0]
+    assert "500000" in fits[0]
+
+
+def test_fields_of_one_meaning_are_compared_by_value():
+    source = {"rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 1e4}, "hidden_act": "silu", "sliding_window": 4}
+    target = {"norm_epsilon": 1e-6, "rope_base": 10000, "activation": "swish", "window": None, "layers": 3}
+    (only,) = field_differences(source, target)
+    assert (only.meaning, only.source_value, only.target_value) == (WINDOW, 4, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "meaning"),
+    [
+        ("variance_epsilon", EPSILON),
+        ("rotary_emb_base", BASE),
+        ("rotary_pct", FRACTION),
+        ("num_experts_per_tok", EXPERTS),
+        ("norm_topk_prob", ROUTER_NORM),
+        ("final_logit_softcapping", FINAL_CAP),
+        ("attn_logit_softcapping", SCORE_CAP),
+        ("hiddenAct", ACTIVATION),
+        ("hidden_size", None),
+        ("vocab_size", None),
+        ("attention_dropout", None),
+    ],
+)
+def test_names_of_fields(field, meaning):
+    assert meaning_of(f"some.path.{field}") is meaning
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act, self.scale = nn.LayerNorm(3, eps=1e-5), nn.SiLU(), 0.5
+        self.register_buffer("table", torch.tensor([1.0, 0.1, 0.01]), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.norm(x)) * self.scale * self.table
+
+
+def test_settings_are_turned_and_come_back():
+    model, x = Small().eval(), torch.randn(4, 3)
+    knobs, before = Knobs(model), None
+    assert knobs.activations() == {"act": "silu"}
+    assert (knobs.values()["norm.eps"], knobs.values()["scale"]) == (1e-5, 0.5)
+    with torch.no_grad():
+        before = model(x)
+        with knobs.turned({"norm.eps": 0.3, "act": "gelu", "scale": 2.0, "table": np.ones(3)}):
+            expected = nn.functional.gelu(nn.functional.layer_norm(x, (3,), eps=0.3)) * 2.0
+            torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
