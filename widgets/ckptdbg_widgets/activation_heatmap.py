@@ -28,7 +28,8 @@ class ActivationHeatmap(Panel):
 
     kind = "activation_heatmap"
     _esm = module(kind)
-    _css = styles(kind)
+    sheets = (kind,)
+    _css = styles(*sheets)
     info = shared(traitlets.Dict())
     source = shared(traitlets.Bytes())
     target = shared(traitlets.Bytes())

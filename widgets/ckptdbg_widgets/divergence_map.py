@@ -24,7 +24,8 @@ class DivergenceMap(Panel):
 
     kind = "divergence_map"
     _esm = module(kind)
-    _css = styles(kind)
+    sheets = (kind,)
+    _css = styles(*sheets)
     data = shared(traitlets.Dict())
     selected = shared(traitlets.Dict(None, allow_none=True))
 

@@ -22,7 +22,8 @@ class LayerStepper(Panel):
 
     kind = "layer_stepper"
     _esm = module(kind)
-    _css = styles(kind)
+    sheets = (kind,)
+    _css = styles(*sheets)
     data = shared(traitlets.Dict())
     position = shared(traitlets.Int(0))
     selected = shared(traitlets.Dict(None, allow_none=True))

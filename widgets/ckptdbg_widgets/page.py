@@ -18,6 +18,7 @@ def page(title: str, panels: Sequence[Panel], *, head: str = "", script: str = "
     """An HTML page of ``panels`` in their order. ``head`` is markup above them, ``script`` the module that puts the
     panels on the page and connects them."""
     kinds = list(dict.fromkeys(panel.kind for panel in panels))
+    sheets = list(dict.fromkeys(sheet for panel in panels for sheet in panel.sheets))
     values: list[str] = []
     shown = [{"kind": panel.kind, "traits": _traits(panel, values)} for panel in panels]
     data = f'{{"panels": {_json(shown)}, "values": [{", ".join(values)}]}}'
@@ -31,13 +32,13 @@ def page(title: str, panels: Sequence[Panel], *, head: str = "", script: str = "
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
 <style>
-{styles(*kinds, "shared/page")}</style>
+{styles(*sheets, "shared/page")}</style>
 </head>
 <body>
 {head}<main></main>
 <script type="application/json" id="ckptdbg-data">{data}</script>
 <script type="module">
-{joined(*kinds, script)}$page.show({{ {widgets} }});
+{joined(*kinds, script)}${script.rpartition("/")[2]}.show({{ {widgets} }});
 </script>
 </body>
 </html>

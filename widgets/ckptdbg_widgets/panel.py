@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import os
+from pathlib import Path
 from typing import Any
 
 import anywidget
+
+from ckptdbg.errors import CkptdbgError
 
 
 def shared(trait: Any) -> Any:
@@ -19,6 +23,8 @@ class Panel(anywidget.AnyWidget):
 
     kind = ""
     """Name of the widget's module."""
+    sheets: tuple[str, ...] = ()
+    """Names of its style sheets, beside the one all share."""
 
     def state(self) -> dict[str, Any]:
         """The values a page needs to show this widget: those it shares with the browser, without the layout."""
@@ -32,6 +38,17 @@ class Panel(anywidget.AnyWidget):
     def png(self) -> bytes | None:
         """What the widget shows, as a PNG picture; None where there is nothing to draw."""
         return None
+
+    def to_png(self, path: str | os.PathLike[str]) -> Path:
+        """Write ``png()``. Raises ``CkptdbgError`` where there is nothing to draw or the file cannot be written."""
+        picture = self.png()
+        if picture is None:
+            raise CkptdbgError(f"{type(self).__name__} shows nothing that can be drawn", hint="print it: plain()")
+        try:
+            Path(path).write_bytes(picture)
+        except OSError as error:
+            raise CkptdbgError("the picture could not be written", where=str(path), found=error) from error
+        return Path(path)
 
     def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         bundle = super()._repr_mimebundle_(**options) or ({}, {})

@@ -19,7 +19,8 @@ def sites_of(result: Result) -> dict[str, Any]:
 
     ``sites`` are in execution order, each with its ``row`` and ``column``; a ratio is a number, None where nothing was
     measured or ``"nonfinite"``. What lies outside every layer has a row of its own, where columns count from the left
-    and have no heading. ``first`` is the index of the first divergence in ``sites``.
+    and have no heading. ``first`` is the index of the first divergence in ``sites``, ``suspects``
+    the entry to look at for each site.
     """
     sites = sorted(result.sites, key=lambda site: site.order)
     rows = list(dict.fromkeys(map(_row, sites)))
@@ -34,12 +35,23 @@ def sites_of(result: Result) -> dict[str, Any]:
         "sites": [_site(s, rows.index(_row(s)), outside.get(_row(s), columns).index(_column(s))) for s in sites],
         "first": _first(sites, result),
         "isolated": any(site.isolated is not None for site in sites),
+        "suspects": [name if name is None else visible(name) for name in (suspect_of(result, s) for s in sites)],
     }
 
 
 def key_of(site: Site) -> dict[str, Any]:
     """What a widget's ``selected`` trait holds."""
     return {"site": site.site, "port": site.port, "order": site.order}
+
+
+def suspect_of(result: Result, site: Site) -> str | None:
+    """The entry to look at for a site: the first suspect of a finding about it, else the entry that makes it."""
+    for finding in result.findings:
+        about = next((s for s in result.sites if f"{s.site} {s.port}" == finding.site), None)
+        same = about is not None and (about.entry, about.port) == (site.entry, site.port)
+        if finding.entries and same and site.layer in [*finding.layers, about.layer]:
+            return finding.entries[0].name
+    return site.entry
 
 
 def merged(sequences: Iterable[Sequence[Any]]) -> list[Any]:
