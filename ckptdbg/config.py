@@ -22,6 +22,7 @@ PLAIN = {
     "int_from_float": "a whole number",
 }
 MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
+TRACE_KEYS = {"trace", "arrays", "options"}
 
 
 class _Record(BaseModel):
@@ -110,7 +111,9 @@ class Config(_Record):
     @field_validator("mapping", mode="before")
     @classmethod
     def _known_kind(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (len(value) != 1 or next(iter(value)) not in MAPPING_KINDS):
+        if not isinstance(value, dict) or ("trace" in value and value.keys() <= TRACE_KEYS):
+            return value
+        if len(value) != 1 or next(iter(value)) not in MAPPING_KINDS:
             raise ValueError(
                 f"found {value}; expected a path or one of {', '.join(f'{{{k}: ...}}' for k in MAPPING_KINDS)}"
             )

@@ -44,6 +44,19 @@ def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
     return document
 
 
+def lists_in_line(node: Any) -> Any:
+    """The same document with lists of plain values written in brackets, on one line."""
+    if isinstance(node, dict):
+        return {key: lists_in_line(value) for key, value in node.items()}
+    if not isinstance(node, list):
+        return node
+    if any(isinstance(item, dict | list) for item in node):
+        return [lists_in_line(item) for item in node]
+    line = CommentedSeq(node)
+    line.fa.set_flow_style()
+    return line
+
+
 def dump_yaml(document: Any, like: str = "") -> str:
     """The document as text: comments and quotes kept, lists indented as in the text ``like``."""
     yaml, stream = _yaml(), io.StringIO()

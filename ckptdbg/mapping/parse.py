@@ -11,7 +11,7 @@ from typing import Any
 from ckptdbg.documents import line_of, plain
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.expressions import Expression, Number, Scope, near, whole
-from ckptdbg.mapping.ops import REGISTRY, Op, OpError, one_line
+from ckptdbg.mapping.ops import REGISTRY, Of, Op, OpError, one_line
 from ckptdbg.mapping.templates import BRACES, Template
 
 ENTRY_KEYS = ("name", "source", "target", "ops", "for", "stack")
@@ -25,14 +25,19 @@ class OpTemplate:
     fields: dict[str, Any]
     written: str
     where: str
+    of: tuple[Expression, ...] | None = None
+    """Which of several arrays it is for; None for all of them together."""
 
     def bind(self, scope: Scope, targets: int) -> Op:
         """The op with numbers. ``targets`` is how many the entry has: the default number of parts of a split."""
         values = {key: self._number(key, value, scope) for key, value in self.fields.items()}
         try:
-            return dataclasses.replace(self.cls.build(values, targets), where=self.where, written=self.written)
+            op = self.cls.build(values, targets)
         except OpError as cause:
             raise MappingError(f"{self.cls.kind} {cause}", where=self.where) from cause
+        if self.of is not None:
+            op = Of(op, tuple(whole(i.value(scope), f"of in {self.cls.kind}", self.where) for i in self.of))
+        return dataclasses.replace(op, where=self.where, written=self.written)
 
     def _number(self, key: str, value: Any, scope: Scope) -> Any:
         if isinstance(value, tuple):
@@ -138,10 +143,18 @@ def parse_op(node: Any, where: str) -> OpTemplate:
         hint = near(first, REGISTRY) or f"the ops are {', '.join(sorted(REGISTRY))}"
         raise MappingError(f"unknown op {first}", where=where, hint=hint)
     cls, value = REGISTRY[kind], data.pop(kind)
+    of = _indices(data.pop("of"), cls, where) if "of" in data else None
     fields = {**value, **data} if isinstance(value, dict) else {**({} if value is None else {cls.main: value}), **data}
     _check_fields(cls, fields, where)
     parsed = {key: item if key in cls.words else _expressions(item, where) for key, item in fields.items()}
-    return OpTemplate(cls, parsed, one_line(plain(node)), where)
+    return OpTemplate(cls, parsed, one_line(plain(node)), where, of)
+
+
+def _indices(value: Any, cls: type[Op], where: str) -> tuple[Expression, ...]:
+    if not isinstance(value, list) or not value:
+        problem = f"of in {cls.kind} is no list"
+        raise MappingError(problem, where=where, found=repr(value), expected="which sources it is for, such as [0, 1]")
+    return _expressions(value, where)
 
 
 def _check_fields(cls: type[Op], fields: dict[str, Any], where: str) -> None:

@@ -34,6 +34,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return path
 
 
+def write_new(path: str | os.PathLike[str], text: str) -> Path:
+    """``write_text`` to a path where nothing is yet. Raises ``CkptdbgError`` where there is."""
+    if Path(path).exists():
+        raise CkptdbgError("there is a file here already", where=str(path), hint="name a new one")
+    return write_text(path, text)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

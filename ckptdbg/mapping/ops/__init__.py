@@ -2,8 +2,9 @@
 
 from ckptdbg.mapping.ops.axes import Expand, Rearrange, Reshape, Squeeze, Transpose
 from ckptdbg.mapping.ops.base import REGISTRY, Array, Op, OpError, Shape, one_line
-from ckptdbg.mapping.ops.pieces import Concat, Pad, Slice, Split, Stack, Unstack
-from ckptdbg.mapping.ops.values import Add, Cast, Scale
+from ckptdbg.mapping.ops.pieces import Concat, Pad, Slice, Split, Stack, Take, Unstack
+from ckptdbg.mapping.ops.selected import Of
+from ckptdbg.mapping.ops.values import Add, Cast, Divide, Scale
 
 __all__ = [
     "REGISTRY",
@@ -11,7 +12,9 @@ __all__ = [
     "Array",
     "Cast",
     "Concat",
+    "Divide",
     "Expand",
+    "Of",
     "Op",
     "OpError",
     "Pad",
@@ -23,6 +26,7 @@ __all__ = [
     "Split",
     "Squeeze",
     "Stack",
+    "Take",
     "Transpose",
     "Unstack",
     "one_line",

@@ -214,6 +214,32 @@ class Slice(Each):
         return f"drops {lost} of {shapes[0][axis]} on axis {axis}; the reverse fills them with 0" if lost else ""
 
 
+@register
+@dataclass(frozen=True)
+class Take(Each):
+    """The listed indices of one axis, in this order: a permutation of rows that no pattern describes."""
+
+    kind: ClassVar[str] = "take"
+    main: ClassVar[str] = "axis"
+    lists: ClassVar[frozenset[str]] = frozenset({"indices"})
+    required: ClassVar[frozenset[str]] = frozenset({"axis", "indices"})
+
+    axis: int = 0
+    indices: tuple[int, ...] = ()
+
+    def one(self, array: Array) -> Array:
+        size = array.shape[positive(self.axis, array.ndim)]
+        outside = [i for i in self.indices if not 0 <= i < size]
+        if outside:
+            raise OpError(f"has no index {outside[0]} on an axis of {size}")
+        return np.take(array, self.indices, self.axis)
+
+    def undo(self, shape: Shape) -> tuple[Op, ...]:
+        if sorted(self.indices) != list(range(shape[positive(self.axis, len(shape))])):
+            raise OpError("cannot be undone: its indices leave some out or repeat some")
+        return (Take(self.axis, tuple(int(i) for i in np.argsort(self.indices))),)
+
+
 def _only(items: Sequence, name: str):
     if len(items) != 1:
         raise OpError(f"{name} takes one array, got {len(items)}: concat or rearrange them first")

@@ -15,7 +15,8 @@ from ckptdbg.mapping.ops.base import Array, Elementwise, Op, OpError, Shape, reg
 @register
 @dataclass(frozen=True)
 class Scale(Elementwise):
-    """Times one number. With ``dtype`` the number is first rounded to it, as in code that keeps its constant so."""
+    """Times one number. With ``dtype`` the number is first rounded to it, as in code that keeps its constant so; with
+    ``float64`` the product is computed in it too."""
 
     kind: ClassVar[str] = "scale"
     main: ClassVar[str] = "by"
@@ -36,12 +37,37 @@ class Scale(Elementwise):
         return float(np.asarray(self.by).astype(dtype_named(self.dtype))) if self.dtype else float(self.by)
 
     def one(self, array: Array) -> Array:
+        if self.dtype == "float64":
+            return (array.astype(np.float64) * self.factor).astype(array.dtype)
         return array * self.factor
 
     def undo(self, shape: Shape) -> tuple[Op, ...]:
         if self.factor == 0:
             raise OpError("by 0 cannot be undone")
         return (Scale(1 / self.factor),)
+
+
+@register
+@dataclass(frozen=True)
+class Divide(Elementwise):
+    """Divided by one number: not the same last bit as ``scale`` by its inverse."""
+
+    kind: ClassVar[str] = "divide"
+    main: ClassVar[str] = "by"
+    reals: ClassVar[frozenset[str]] = frozenset({"by"})
+    required: ClassVar[frozenset[str]] = frozenset({"by"})
+
+    by: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.by == 0:
+            raise OpError("by 0")
+
+    def one(self, array: Array) -> Array:
+        return array / float(self.by)
+
+    def undo(self, shape: Shape) -> tuple[Op, ...]:
+        return (Scale(float(self.by)),)
 
 
 @register

@@ -126,6 +126,15 @@ def _by_signature(module: Any, renamed: Mapping[str, str]) -> Callable[[Mapping[
     return accepts
 
 
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    """Every leaf of a pytree under the name that a parameter there would have."""
+    paths, _ = tree_flatten_with_path(tree)
+    drop = len(paths) > 0 and all(path[:1] == (DictKey("params"),) for path, _ in paths)
+    return list(
+        zip(_unique([_name(path[1:] if drop else path) for path, _ in paths]), [v for _, v in paths], strict=True)
+    )
+
+
 def _name(path: tuple[Any, ...]) -> str:
     # Boxes of flax (variables, partitioned arrays) end in an attribute `value`; a key `value` of a dict is the user's.
     if len(path) > 1 and path[-1] == GetAttrKey("value"):

@@ -1,0 +1,113 @@
+"""From an index map to axes: each line of a map along a target axis is read as mixed-radix digits of source axes.
+
+The map of one target tensor over one source tensor is an array of flat source indices. Where it is a rearrangement,
+it is a sum of one line per target axis, and each line counts in digits: so many steps of one stride along one source
+axis, then so many of the next. The lines alone are factored; that they add up to the whole map is checked by
+broadcasting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Digit:
+    """``size`` steps of ``stride`` along the source axis ``axis``; a stride of 0 is a repetition."""
+
+    size: int
+    axis: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Factored:
+    """An index map over a source of ``shape`` (its own, or flat): the digits of each target axis, outermost first."""
+
+    shape: Shape
+    start: tuple[int, ...]
+    """Where on each source axis the first element lies."""
+    axes: tuple[tuple[Digit, ...], ...]
+
+
+def factor(index: Array, source: Shape) -> Factored | None:
+    """The digits of a map (int64, in the target's shape, every element a flat index into ``source``).
+
+    Tried against the source's own axes first, then against the source as one flat axis. None where the map is no sum
+    of lines or a line does not count in digits: the caller cuts it, or views the target flat.
+    """
+    if index.size == 0:
+        return None
+    lines = lines_of(index)
+    if lines is None:
+        return None
+    for shape in dict.fromkeys([source, (math.prod(source),)]):
+        found = _factor_lines(int(index.flat[0]), lines, shape)
+        if found is not None:
+            return found
+    return None
+
+
+def lines_of(index: Array) -> list[Array] | None:
+    """The offset of each step along each axis; None unless they add up to the whole map."""
+    first = index.flat[0]
+    lines = [
+        index[tuple(slice(None) if a == axis else 0 for a in range(index.ndim))] - first for axis in range(index.ndim)
+    ]
+    total = np.asarray(first)
+    for axis, line in enumerate(lines):
+        total = total + line.reshape(-1, *[1] * (index.ndim - axis - 1))
+    return lines if np.array_equal(np.broadcast_to(total, index.shape), index) else None
+
+
+def _factor_lines(first: int, lines: Sequence[Array], shape: Shape) -> Factored | None:
+    start = np.unravel_index(first, shape) if shape else ()
+    axes = []
+    for line in lines:
+        if shape and (first + line.min() < 0 or first + line.max() >= math.prod(shape)):
+            return None
+        steps = np.stack(np.unravel_index(first + line, shape), -1) if shape else np.zeros((len(line), 0), np.int64)
+        digits = _digits(steps - np.asarray(start, np.int64))
+        if digits is None:
+            return None
+        axes.append(tuple(digits))
+    return Factored(shape, tuple(int(s) for s in start), tuple(axes))
+
+
+def _digits(steps: Array) -> list[Digit] | None:
+    """Innermost digit first while reading, outermost first in the result. ``steps``: ``[n, source axes]``."""
+    found: list[Digit] = []
+    while len(steps) > 1:
+        step = steps[1]
+        moving = np.flatnonzero(step)
+        if len(moving) > 1:
+            return None
+        expected = np.arange(len(steps))[:, None] * step
+        off = np.flatnonzero((steps != expected).any(axis=1))
+        size = int(off[0]) if len(off) else len(steps)
+        size = _fitting(steps, size, step)
+        if size < 2:
+            return None
+        axis = int(moving[0]) if len(moving) else 0
+        found.append(Digit(size, axis, int(step[axis]) if len(moving) else 0))
+        steps = steps[::size]
+    return found[::-1]
+
+
+def _fitting(steps: Array, most: int, step: Array) -> int:
+    """The longest run, at most ``most``, that the whole line repeats."""
+    for size in range(most, 1, -1):
+        if len(steps) % size == 0:
+            blocks = steps.reshape(-1, size, steps.shape[1])
+            if (blocks - blocks[:, :1] == np.arange(size)[:, None] * step).all():
+                return size
+    return 1

@@ -1,0 +1,223 @@
+"""Where every element that a conversion function returns came from: read by running it on numbers that count.
+
+The function is run on zeros, on ones, on the tensor's ordinal and on the element's index, both written in digits that
+the tensors' dtypes hold exactly, so that a script which casts to bfloat16 on its way is read as well. What is affine in
+one source element decodes to that element; the rest is opaque.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import MappingError
+
+Array = NDArray[Any]
+Convert = Callable[[dict[str, Array]], Mapping[str, Array]]
+"""A conversion: named source tensors to named target tensors. It may change the arrays it is given."""
+
+# Digits are counted in the largest base whose numbers still come out whole where the function rounds to float32,
+# float16, bfloat16 or float8 on its way, a scale applied and rounded too (which leaves two bits less than the
+# significand has). Each is tried on what the one before could not read.
+_BASES = (2**20, 2**9, 2**6, 4)
+_LIMIT = {"float16": 2**9, "bfloat16": 2**6, "int8": 2**6, "uint8": 2**6, "int16": 2**9, "uint16": 2**9, "bool": 2}
+_OFF = 0.45  # a decoded digit further than this from a whole number was rounded away
+
+
+@dataclass
+class Origin:
+    """The elements of one target tensor."""
+
+    name: str
+    dtype: np.dtype
+    ordinal: Array
+    """int64, in the target's shape: which source tensor; -1 for a constant."""
+    index: Array
+    """int64, in the target's shape: the flat index there."""
+    shift: Array
+    """float64: the value where every source is zero."""
+    scale: Array
+    """float64: how much more where every source is one."""
+    sample: Array
+    """The target for random sources (``Origins.sample``), as the function returned it."""
+    opaque: str = ""
+    """Why this is no index map, where it is not."""
+
+
+@dataclass
+class Origins:
+    """Everything read of one function."""
+
+    specs: dict[str, TensorSpec]
+    sample: dict[str, Array]
+    """The random source tensors."""
+    targets: dict[str, Origin] = field(default_factory=dict)
+
+
+def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
+    """Run ``convert`` on probes of these shapes and dtypes. Raises MappingError where it is not deterministic or
+    returns other tensors for other values."""
+    specs = dict(specs)
+    random = {n: _random(s, i) for i, (n, s) in enumerate(specs.items())}
+    run = partial(_run, convert)
+    sample, again = run(random), run(random)
+    for name, value in sample.items():
+        if name not in again or again[name].shape != value.shape or again[name].tobytes() != value.tobytes():
+            raise MappingError(
+                f"the conversion gives another {name} when it is run again on the same tensors",
+                hint="it must depend on the tensors alone: fix its random seed",
+            )
+    zero = run({n: np.zeros(s.shape, as_dtype(s.dtype)) for n, s in specs.items()})
+    one = run({n: np.ones(s.shape, as_dtype(s.dtype)) for n, s in specs.items()})
+    found = Origins(specs, random)
+    for name, value in sample.items():
+        found.targets[name] = _begin(name, value, zero.get(name), one.get(name))
+    for base in _BASES:
+        waiting = [o for o in found.targets.values() if o.opaque in (_UNREAD, _WRONG)]
+        if waiting:
+            _read(run, specs, waiting, base)
+        for origin in waiting:  # digits that the function clipped come out whole, and wrong
+            if not origin.opaque and not _predicted(found, origin):
+                origin.opaque = _WRONG
+    for origin in found.targets.values():
+        if origin.opaque == _UNREAD:
+            origin.opaque = "not an affine index map of the source tensors"
+    return found
+
+
+def _predicted(origins: Origins, origin: Origin) -> bool:
+    """Whether what was read predicts what the function made of random tensors, up to rounding in its lowest dtype."""
+    predicted = gathered(origins, origin) * origin.scale + origin.shift
+    most = float(np.abs(origin.scale).max(initial=0.0)) or 1.0
+    return bool(np.allclose(predicted, origin.sample.astype(np.float64), rtol=_ROUNDED, atol=0.01 * _ROUNDED * most))
+
+
+_UNREAD = "not read yet"
+_WRONG = "a value-dependent or non-linear function of the source tensors"
+_ROUNDED = 0.3  # of a value: float8 with two bits of significand, a factor rounded too
+
+
+def _begin(name: str, sample: Array, zero: Array | None, one: Array | None) -> Origin:
+    shape = sample.shape
+    empty = np.full(shape, -1, np.int64)
+    origin = Origin(name, sample.dtype, empty, empty.copy(), np.zeros(shape), np.zeros(shape), sample, _UNREAD)
+    if zero is None or one is None or zero.shape != shape or one.shape != shape:
+        origin.opaque = "it is there, or has its shape, for some values only"
+    elif sample.dtype.kind == "c":
+        origin.opaque = "complex numbers"
+    else:
+        origin.shift = zero.astype(np.float64)
+        origin.scale = one.astype(np.float64) - origin.shift
+        if not (np.isfinite(origin.shift).all() and np.isfinite(origin.scale).all()):
+            origin.opaque = "not finite for zeros or ones"
+        elif not origin.scale.any():
+            origin.opaque = ""
+    return origin
+
+
+def _read(
+    run: Callable[[dict[str, Array]], dict[str, Array]], specs: dict[str, TensorSpec], waiting: list[Origin], base: int
+) -> None:
+    """Decode ordinal and index in digits of at most ``base``; what does not come out whole stays unread."""
+    bases = {
+        name: min(base, _LIMIT.get(spec.dtype, base), 4 if "float8" in spec.dtype else base)
+        for name, spec in specs.items()
+    }
+    ordinals = {name: i for i, name in enumerate(specs)}
+    own = min(bases.values(), default=base)  # ordinals are read before it is known whose digits they are
+    state = {o.name: np.zeros(o.ordinal.shape, np.int64) for o in waiting}
+    good = {o.name: True for o in waiting}
+    for place in range(_digits_needed(len(specs), own)):
+        labels = {n: np.full(s.shape, ordinals[n] // own**place % own, as_dtype(s.dtype)) for n, s in specs.items()}
+        for origin, digit in _decoded(run(labels), waiting, good, own):
+            state[origin.name] += digit * own**place
+    ordinal = {o.name: np.where(o.scale == 0, -1, state[o.name]) for o in waiting}
+    for origin in waiting:
+        good[origin.name] &= bool((ordinal[origin.name] < len(specs)).all())
+    counts = [math.prod(s.shape) for s in specs.values()]
+    index = {o.name: np.zeros(o.ordinal.shape, np.int64) for o in waiting}
+    base_of = np.array([bases[n] for n in specs], np.int64)
+    most = max((_digits_needed(c, bases[n]) for n, c in zip(specs, counts, strict=True)), default=0)
+    for place in range(most):
+        labels = {n: _index_digit(s, bases[n], place) for n, s in specs.items()}
+        for origin, digit in _decoded(run(labels), waiting, good, base):
+            weight = (
+                base_of[np.maximum(ordinal[origin.name], 0)].astype(object if base**place > 2**62 else np.int64)
+                ** place
+            )
+            index[origin.name] += (digit * weight).astype(np.int64)
+    size = np.array(counts, np.int64)
+    for origin in waiting:
+        name = origin.name
+        inside = index[name] < size[np.maximum(ordinal[name], 0)]
+        if good[name] and bool((inside | (ordinal[name] < 0)).all()):
+            origin.ordinal, origin.index, origin.opaque = (
+                ordinal[name],
+                np.where(ordinal[name] < 0, -1, index[name]),
+                "",
+            )
+
+
+def _decoded(out: dict[str, Array], waiting: list[Origin], good: dict[str, bool], base: int):
+    for origin in waiting:
+        value = out.get(origin.name)
+        if value is None or value.shape != origin.ordinal.shape:
+            good[origin.name] = False
+            continue
+        with np.errstate(all="ignore"):
+            digit = (value.astype(np.float64) - origin.shift) / np.where(origin.scale == 0, 1.0, origin.scale)
+            whole = np.rint(digit)
+            off = np.abs(digit - whole)
+        alive = origin.scale != 0
+        if not (
+            np.isfinite(digit).all()
+            and (off[alive] <= _OFF).all()
+            and (whole[alive] >= 0).all()
+            and (whole[alive] < base).all()
+        ):
+            good[origin.name] = False
+            continue
+        yield origin, np.where(alive, whole, 0).astype(np.int64)
+
+
+def _digits_needed(count: int, base: int) -> int:
+    places = 1
+    while base**places < count:
+        places += 1
+    return places
+
+
+def _index_digit(spec: TensorSpec, base: int, place: int) -> Array:
+    flat = np.arange(math.prod(spec.shape), dtype=np.int64) // base**place % base
+    return flat.reshape(spec.shape).astype(as_dtype(spec.dtype))
+
+
+def _random(spec: TensorSpec, ordinal: int) -> Array:
+    generator = np.random.default_rng([23, ordinal])
+    dtype = as_dtype(spec.dtype)
+    if dtype.kind in "iub":
+        return generator.integers(0, 2 if dtype.kind == "b" else 100, spec.shape).astype(dtype)
+    return generator.standard_normal(spec.shape).astype(dtype)
+
+
+def _run(convert: Convert, tensors: dict[str, Array]) -> dict[str, Array]:
+    out = convert({name: array.copy() for name, array in tensors.items()})
+    return {name: np.asarray(value) for name, value in out.items()}
+
+
+def gathered(origins: Origins, origin: Origin) -> Array:
+    """The random source values at every element of a target, float64; 0 where it is a constant."""
+    out = np.zeros(origin.ordinal.shape)
+    for ordinal in np.unique(origin.ordinal[origin.ordinal >= 0]):
+        name = list(origins.specs)[int(ordinal)]
+        here = origin.ordinal == ordinal
+        out[here] = origins.sample[name].astype(np.float64).reshape(-1)[origin.index[here]]
+    return out

@@ -1,0 +1,139 @@
+"""A user's conversion function as one from named NumPy arrays to named NumPy arrays.
+
+A function is given the kind of array it is written for. Methods of torch and NumPy share names and differ in meaning
+(``transpose``, ``repeat``), so it is tried on every kind there is: where more than one works and the results differ,
+the user has to say which.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ckptdbg.errors import LoaderError
+from ckptdbg.models.loaders.function import find_function, line_in
+from ckptdbg.models.records import Array
+
+KINDS = ("torch", "numpy", "jax")
+Convert = Callable[[dict[str, Array]], dict[str, Array]]
+
+
+def load_conversion(
+    function: str, base: Path, *, arrays: str | None = None, options: Mapping[str, Any], config: Mapping[str, Any]
+) -> Callable[[Mapping[str, Array]], Convert]:
+    """What ``function`` (``module:function`` or ``file.py:function``, relative to ``base``) does, for given tensors.
+
+    The function is called as ``function(state_dict, **options)``; where it has a parameter ``config`` it is given the
+    source's. Its result is a dict, an iterable of pairs, or a pytree. Call what is returned on an example to find
+    the kind of array it takes (``arrays`` says it: torch, numpy or jax). Raises LoaderError.
+    """
+    if arrays is not None and arrays not in KINDS:
+        raise LoaderError("unknown kind of arrays", found=arrays, expected=", ".join(KINDS))
+    found = find_function(function, base)
+    options = dict(options)
+    if "config" in inspect.signature(found).parameters:
+        options.setdefault("config", dict(config))
+
+    def chosen(example: Mapping[str, Array]) -> Convert:
+        kinds = [arrays] if arrays else [kind for kind in KINDS if importlib.util.find_spec(kind)]
+        runs = {kind: _convert(found, kind, options, function) for kind in kinds}
+        return runs[_kind(runs, example)]
+
+    return chosen
+
+
+def _kind(runs: Mapping[str, Convert], example: Mapping[str, Array]) -> str:
+    results: dict[str, dict[str, Array]] = {}
+    errors: dict[str, LoaderError] = {}
+    for kind, run in runs.items():
+        try:
+            results[kind] = run({name: array.copy() for name, array in example.items()})
+        except LoaderError as error:
+            errors[kind] = error
+    if not results:
+        raise next(iter(errors.values()))
+    first, *others = results
+    for kind in others:
+        if not _same(results[first], results[kind]):
+            if not _same(results[first], runs[first]({name: array.copy() for name, array in example.items()})):
+                return first  # not deterministic: whoever traces it says so
+            raise LoaderError(
+                f"the conversion runs on {first} and on {kind} arrays and does not do the same with them",
+                hint=f"say which it is written for: mapping: {{trace: ..., arrays: {first}}}",
+            )
+    return first
+
+
+def _same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
+    """Whether two results have the same names, shapes and, up to a rounding of their own, values."""
+    return a.keys() == b.keys() and all(
+        a[n].shape == b[n].shape
+        and np.allclose(a[n].astype(np.float64), b[n].astype(np.float64), rtol=0.02, atol=1e-6, equal_nan=True)
+        for n in a
+    )
+
+
+def _convert(function: Callable[..., Any], kind: str, options: dict[str, Any], name: str) -> Convert:
+    def convert(tensors: dict[str, Array]) -> dict[str, Array]:
+        given = {key: _as(kind, value) for key, value in tensors.items()}
+        try:
+            return dict(_named(function(given, **options), name))
+        except LoaderError:
+            raise
+        except Exception as error:
+            raise LoaderError(
+                f"the conversion raised {type(error).__name__} on {kind} arrays: {error}",
+                where=line_in(error, inspect.getsourcefile(inspect.unwrap(function))) or name,
+                hint="it is called as function(state_dict, **options) with the source's names and shapes",
+            ) from error
+
+    return convert
+
+
+def _as(kind: str, array: Array) -> Any:
+    if kind == "torch":
+        from ckptdbg.models.torch_side.border import to_torch
+
+        return to_torch(array)
+    if kind == "jax":
+        import jax.numpy as jnp
+
+        return jnp.asarray(array)
+    return array
+
+
+def _named(result: Any, function: str) -> Iterator[tuple[str, Array]]:
+    """Names and arrays of whatever a conversion returned."""
+    if not isinstance(result, Mapping) and _is_pairs(result):
+        result = dict(result)
+    if isinstance(result, Mapping) and all(_is_array(value) for value in result.values()):
+        yield from ((str(name), _array(value)) for name, value in result.items())
+        return
+    if not isinstance(result, Mapping | list | tuple) and not hasattr(result, "__dict__"):
+        raise LoaderError("the conversion returned no tensors", where=function, found=type(result).__name__)
+    from ckptdbg.models.jax_side.wrap import named_leaves
+
+    yield from ((name, _array(leaf)) for name, leaf in named_leaves(result))
+
+
+def _is_pairs(result: Any) -> bool:
+    return isinstance(result, Iterator) or (
+        isinstance(result, list | tuple) and bool(result) and all(isinstance(i, tuple) and len(i) == 2 for i in result)
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def _array(value: Any) -> Array:
+    if type(value).__module__.partition(".")[0] == "torch":
+        from ckptdbg.models.torch_side.border import to_numpy
+
+        return to_numpy(value)
+    return np.array(value)

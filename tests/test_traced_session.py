@@ -1,0 +1,74 @@
+"""A config whose mapping is a conversion function: traced, compared, and the function's mistake named and mended."""
+
+import textwrap
+
+import pytest
+
+from ckptdbg.checkpoint import open_checkpoint, write_safetensors
+from ckptdbg.obtain import trace_config
+from ckptdbg.samples.build import build_sample
+from ckptdbg.session import open_session
+
+SCRIPT = '''
+def convert(state, config):
+    """Hugging Face Llama to MaxText's names."""
+    hidden, dim = config["hidden_size"], config["head_dim"]
+
+    def heads(weight, count, rotary):
+        weight = weight.reshape(count, 2, dim // 2, hidden)
+        weight = weight.transpose(0, 2, 1, 3) if rotary else weight
+        return weight.reshape(count, dim, hidden).transpose(2, 0, 1)
+
+    out = {"token_embedder/embedding": state["model.embed_tokens.weight"]}
+    out["decoder/decoder_norm/scale"] = state["model.norm.weight"]
+    out["decoder/logits_dense/kernel"] = state["lm_head.weight"].T
+    for i in range(config["num_hidden_layers"]):
+        source, target = f"model.layers.{i}.", f"decoder/layers_{i}/"
+        attention, mlp = target + "self_attention/", target + "mlp/"
+        kv_heads, all_heads = config["num_key_value_heads"], config["num_attention_heads"]
+        out[attention + "query/kernel"] = heads(state[source + "self_attn.q_proj.weight"], all_heads, True) * dim**-0.5
+        out[attention + "key/kernel"] = heads(state[source + "self_attn.k_proj.weight"], kv_heads, KEY)
+        out[attention + "value/kernel"] = heads(state[source + "self_attn.v_proj.weight"], kv_heads, False)
+        out[attention + "out/kernel"] = state[source + "self_attn.o_proj.weight"].T.reshape(all_heads, dim, hidden)
+        out[target + "pre_self_attention_layer_norm/scale"] = state[source + "input_layernorm.weight"]
+        out[target + "post_self_attention_layer_norm/scale"] = state[source + "post_attention_layernorm.weight"]
+        out[mlp + "wi_0/kernel"] = state[source + "mlp.gate_proj.weight"].T
+        out[mlp + "wi_1/kernel"] = state[source + "mlp.up_proj.weight"].T
+        out[mlp + "wo/kernel"] = state[source + "mlp.down_proj.weight"].T
+    return out
+'''
+
+
+def converted(folder, key_rotary):
+    """The sample with its target written by a script, and the script in the mapping's place."""
+    config = build_sample(folder, "llama_to_nnx")
+    (folder / "convert.py").write_text(textwrap.dedent(SCRIPT).replace("KEY", str(key_rotary)))
+    text = config.read_text().replace(
+        "mapping: mappings/llama_to_nnx.yaml", "mapping: {trace: convert.py:convert, arrays: numpy}"
+    )
+    config.write_text(text)
+    session = open_session(config)
+    source = open_checkpoint(session.config.source.path)
+    traced = trace_config(session.config, source.specs, source.read, source.config)
+    (folder / "target.safetensors").unlink()
+    write_safetensors(
+        folder / "target.safetensors",
+        [(n, v) for n, v, _ in traced.mapping.bind(source.config, source.specs, traced.specs).values(source.read)],
+    )
+    return open_session(config)
+
+
+@pytest.mark.parametrize("key_rotary", [True, False])
+def test_a_conversion_function_is_compared_as_a_mapping_is(tmp_path, key_rotary):
+    session = converted(tmp_path, key_rotary)
+    result = session.compare()
+    if key_rotary:
+        assert (result.verdict, result.findings) == ("equivalent", [])
+        return
+    (finding,) = result.findings
+    assert result.verdict == "divergent"
+    (entry,) = finding.entries
+    assert session.mapping.entry_of_target["decoder/layers_0/self_attention/key/kernel"].name == entry.name
+    assert entry.file == "convert.py:convert"
+    assert finding.repair is not None
+    assert finding.repair.verified
