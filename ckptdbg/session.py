@@ -22,7 +22,7 @@ from ckptdbg.compare.comparison import Comparison, SourceSide, Tensors, compare_
 from ckptdbg.compare.features import pair
 from ckptdbg.compare.runs import Runs, isolate_source, run_source
 from ckptdbg.compare.store import StoredSource, read_source, write_source
-from ckptdbg.compare.views import TargetView, view_source, view_target
+from ckptdbg.compare.views import TargetView, View, view_source, view_target
 from ckptdbg.config import Config, load_config
 from ckptdbg.diagnose.assemble import About, assemble, environment
 from ckptdbg.diagnose.findings import find
@@ -35,6 +35,7 @@ from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
+from ckptdbg.obtain import obtain_mapping
 from ckptdbg.probe import make_inputs, other_tokens
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
@@ -93,14 +94,9 @@ class Session(Verbs):
 
     @cached_property
     def unbound_mapping(self) -> TensorMapping:
-        if isinstance(self.config.mapping, Path):
-            return TensorMapping.load(self.config.mapping)
-        raise ConfigError(
-            "this kind of mapping cannot be read yet",
-            where=str(self.config.file),
-            found=self.config.mapping,
-            expected="the path of a mapping file",
-        )
+        """As its file says, or as a conversion function does it. Raises ConfigError, MappingError, LoaderError."""
+        with self._stage("reading the mapping"):
+            return obtain_mapping(self.config, self.source_specs, self.read_source, self.model_config)
 
     @property
     def source_specs(self) -> dict[str, TensorSpec]:
@@ -134,13 +130,17 @@ class Session(Verbs):
         return self.source.to_parameters(lambda name: without_nan(name, self.source.read(name)))
 
     @cached_property
+    def source_view(self) -> View:
+        """The source, walked, its layouts read: kept where the run that follows is interrupted."""
+        with self._stage("reading the source's layouts"):
+            return view_source(self.source.side, self.source.specs, self.source.to_parameters, self.inputs)
+
+    @cached_property
     def source_side(self) -> SourceSide:
         """The source, walked and run."""
         if self.stored is not None:
             return self.stored.side
-        side, exact = self.source.side, self.source_exact
-        with self._stage("reading the source's layouts"):
-            view = view_source(side, self.source.specs, self.source.to_parameters, self.inputs)
+        side, exact, view = self.source.side, self.source_exact, self.source_view
         with self._stage("running the source"):
             check_repeatable(side, self.inputs, "source")
             source = SourceSide(view, run_source(side, self.inputs, exact))
