@@ -11,7 +11,7 @@ from ckptdbg.report.words import BADGE, MARK, ratio_of, sentence, where
 from ckptdbg.result import Result
 from ckptdbg_widgets.modules import module, styles
 from ckptdbg_widgets.panel import Panel, shared
-from ckptdbg_widgets.sites import sites_of
+from ckptdbg_widgets.sites import first_key, sites_of
 from ckptdbg_widgets.stills import ratios_png
 
 
@@ -54,10 +54,3 @@ class DivergenceMap(Panel):
     def png(self) -> bytes | None:
         """Both maps on a white ground."""
         return ratios_png(layers_by_sites(self.result), self.result.noise) if self.result.sites else None
-
-
-def first_key(result: Result) -> dict | None:
-    """``selected`` for the first divergence of a result."""
-    data = sites_of(result)
-    first = data["first"]
-    return None if first is None else {key: data["sites"][first][key] for key in ("site", "port", "order")}

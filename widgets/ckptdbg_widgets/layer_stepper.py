@@ -7,10 +7,9 @@ import traitlets
 from ckptdbg.report.names import number, visible
 from ckptdbg.report.words import where
 from ckptdbg.result import Result, Site, Stats
-from ckptdbg_widgets.divergence_map import first_key
 from ckptdbg_widgets.modules import module, styles
 from ckptdbg_widgets.panel import Panel, shared
-from ckptdbg_widgets.sites import sites_of
+from ckptdbg_widgets.sites import first_key, sites_of
 
 
 class LayerStepper(Panel):

@@ -26,6 +26,8 @@ def sites_of(result: Result) -> dict[str, Any]:
     rows = list(dict.fromkeys(map(_row, sites)))
     columns = merged([_column(s) for s in sites if s.layer == layer] for layer in _layers(sites))
     outside = {row: merged([[_column(s) for s in sites if _row(s) == row]]) for row in rows if row[0] == "outside"}
+    blamed = _suspects(result)
+    suspects = [blamed.get((s.entry, s.port, s.layer), s.entry) for s in sites]
     return {
         "verdict": {"name": result.verdict, "mark": MARK[result.verdict], "badge": BADGE[result.verdict]},
         "sentence": sentence(result),
@@ -35,8 +37,15 @@ def sites_of(result: Result) -> dict[str, Any]:
         "sites": [_site(s, rows.index(_row(s)), outside.get(_row(s), columns).index(_column(s))) for s in sites],
         "first": _first(sites, result),
         "isolated": any(site.isolated is not None for site in sites),
-        "suspects": [name if name is None else visible(name) for name in (suspect_of(result, s) for s in sites)],
+        "suspects": [name if name is None else visible(name) for name in suspects],
     }
+
+
+def first_key(result: Result) -> dict[str, Any] | None:
+    """``selected`` at the first divergence; None where the models do not part."""
+    sites = sorted(result.sites, key=lambda site: site.order)
+    first = _first(sites, result)
+    return None if first is None else key_of(sites[first])
 
 
 def key_of(site: Site) -> dict[str, Any]:
@@ -46,12 +55,19 @@ def key_of(site: Site) -> dict[str, Any]:
 
 def suspect_of(result: Result, site: Site) -> str | None:
     """The entry to look at for a site: the first suspect of a finding about it, else the entry that makes it."""
+    return _suspects(result).get((site.entry, site.port, site.layer), site.entry)
+
+
+def _suspects(result: Result) -> dict[tuple[str | None, str, str | None], str]:
+    """The first suspect by entry, port and layer of the sites that findings are about."""
+    named = {f"{site.site} {site.port}": site for site in reversed(result.sites)}
+    found: dict[tuple[str | None, str, str | None], str] = {}
     for finding in result.findings:
-        about = next((s for s in result.sites if f"{s.site} {s.port}" == finding.site), None)
-        same = about is not None and (about.entry, about.port) == (site.entry, site.port)
-        if finding.entries and same and site.layer in [*finding.layers, about.layer]:
-            return finding.entries[0].name
-    return site.entry
+        about = named.get(finding.site)
+        if about is not None and finding.entries:
+            for layer in (*finding.layers, about.layer):
+                found.setdefault((about.entry, about.port, layer), finding.entries[0].name)
+    return found
 
 
 def merged(sequences: Iterable[Sequence[Any]]) -> list[Any]:
