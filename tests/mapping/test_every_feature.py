@@ -13,6 +13,7 @@ from ckptdbg.mapping import REGISTRY, Mapping
 FILE = Path(__file__).with_name("every_feature.yaml")
 LAYERS, EXPERTS, HEADS, HEAD_DIM, HIDDEN, FFN, VOCAB, ROWS = 12, 3, 2, 6, 10, 7, 50, 43
 BF16 = ml_dtypes.bfloat16
+NORM_ORDER = [9, 8, 7, 6, 5, 4, 3, 2, 0, 1]
 CONFIG = {
     "num_attention_heads": HEADS,
     "num_key_value_heads": None,
@@ -59,11 +60,11 @@ def expected(source):
         ab[:, ::2], ab[:, 1::2] = w(i, "a").T, w(i, "b").T
         made |= {
             f"decoder/layers_{i}/query/kernel": q * np.float32(HEAD_DIM**-0.5),
-            f"decoder/layers_{i}/kvg/kernel": np.vstack([w(i, "k"), w(i, "v"), w(i, "g")]).T,
+            f"decoder/layers_{i}/kvg/kernel": np.vstack([w(i, "k"), w(i, "v"), w(i, "g") / np.float32(3)]).T,
             f"decoder/layers_{i}/gate/kernel": w(i, "gate_up")[:FFN].T,
             f"decoder/layers_{i}/up/kernel": w(i, "gate_up")[FFN:].T,
             f"decoder/layers_{i}/ab/kernel": ab,
-            f"decoder/layers_{i}/norm/scale": (w(i, "norm") + 1).astype(BF16),
+            f"decoder/layers_{i}/norm/scale": (w(i, "norm") + 1)[NORM_ORDER].astype(BF16),
             f"decoder/layers_{i}/unscanned": source["scanned.weight"][:, i],
         }
     for inner in range(4):
@@ -96,7 +97,7 @@ def test_in_float64_nothing_is_rounded(source, bound):
     made = {name: array for name, array, _ in bound.values(source.__getitem__, cast=False, dtype=np.float64)}
     assert {array.dtype for array in made.values()} == {np.dtype(np.float64)}
     norm = made["decoder/layers_3/norm/scale"]
-    np.testing.assert_array_equal(norm, source["layers.3.norm.weight"].astype(np.float64) + 1)
+    np.testing.assert_array_equal(norm, source["layers.3.norm.weight"].astype(np.float64)[NORM_ORDER] + 1)
     # the factor that the model itself rounds stays rounded
     factor = made["token_embedder/embedding"][0, 0] / source["embed.weight"][0, 0].astype(np.float64)
     assert factor == pytest.approx(float(BF16(HIDDEN**0.5)), rel=1e-15)

@@ -15,7 +15,9 @@ from ckptdbg.mapping.ops import (
     Add,
     Cast,
     Concat,
+    Divide,
     Expand,
+    Of,
     OpError,
     Pad,
     Rearrange,
@@ -25,6 +27,7 @@ from ckptdbg.mapping.ops import (
     Split,
     Squeeze,
     Stack,
+    Take,
     Transpose,
     Unstack,
 )
@@ -79,6 +82,18 @@ CASES = {
     "pad to a shape": (Pad((7, 3, 4)), [(5, 3, 2)], lambda a: [edge(a, ((0, 2), (0, 0), (0, 2)), 0)]),
     "slice": (Slice(1, 1, 4), [(3, 6)], lambda a: [a[:, 1:4]]),
     "slice to the end": (Slice(0, -2), [(5, 3)], lambda a: [a[-2:]]),
+    "take": (Take(0, (2, 0, 3, 1)), [(4, 3)], lambda a: [a[[2, 0, 3, 1]]]),
+    "divide": (Divide(3.0), [(3, 4)], lambda a: [a / 3.0]),
+    "scale in float64": (
+        Scale(0.3, dtype="float64"),
+        [(3, 4)],
+        lambda a: [a * np.float64(0.3)],
+    ),
+    "of several, some": (
+        Of(Rearrange("(h d) m -> m h d", {"h": 2}), (0, 2)),
+        [(4, 3), (5, 3), (6, 3)],
+        lambda a, b, c: [a.reshape(2, 2, 3).transpose(2, 0, 1), b, c.reshape(2, 3, 3).transpose(2, 0, 1)],
+    ),
     "scale": (Scale(0.3), [(3, 4)], lambda a: [a * 0.3]),
     "scale by a rounded number": (
         Scale(0.3, dtype="bfloat16"),
@@ -238,6 +253,17 @@ def test_any_transpose_reshape_pad_and_expand_is_undone(data, shape):
         np.testing.assert_array_equal(results[0], value)
 
 
+def test_indices_that_repeat_or_leave_out_rows_have_no_reverse():
+    (value,) = arrays((4, 3))
+    np.testing.assert_array_equal(Take(1, (2, 0, 2)).apply([value])[0], value[:, [2, 0, 2]])
+    with pytest.raises(OpError, match="leave some out or repeat some"):
+        Take(1, (2, 0, 2)).inverse([(4, 3)])
+    with pytest.raises(OpError, match="has no index 3 on an axis of 3"):
+        Take(1, (0, 3)).shapes([(4, 3)])
+    with pytest.raises(OpError, match=r"has no array 2 in `of`: there are 2, counted from 0"):
+        Of(Squeeze(0), (2,)).shapes([(1, 3), (1, 3)])
+
+
 # as written, as it comes back in text, as a record
 TEXTS = [
     (
@@ -260,6 +286,9 @@ TEXTS = [
     ({"pad": ["2 * d", 5]}, "pad: [2 * d, 5]", Pad((16, 5))),
     ({"slice": {"axis": 0, "stop": "d"}}, "slice: {axis: 0, stop: d}", Slice(0, 0, 8)),
     ({"cast": "bfloat16"}, "cast: bfloat16", Cast("bfloat16")),
+    ({"take": 0, "indices": [1, 0]}, "{take: 0, indices: [1, 0]}", Take(0, (1, 0))),
+    ({"divide": "d ** 0.5"}, "divide: d ** 0.5", Divide(8**0.5)),
+    ({"squeeze": 1, "of": [0, 2]}, "{squeeze: 1, of: [0, 2]}", Of(Squeeze(1), (0, 2))),
     ({"squeeze": 1}, "squeeze: 1", Squeeze(1)),
     ({"expand": 1, "size": 3}, "{expand: 1, size: 3}", Expand(1, 3)),
 ]
