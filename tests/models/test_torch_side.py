@@ -236,6 +236,28 @@ def test_blocks_are_the_residual_stream():
         np.testing.assert_array_equal(block, expected.numpy().reshape(block.shape))
 
 
+class Transposed(nn.Module):
+    """Holds its matrix the other way round in memory, and reshapes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.matrix = nn.Embedding(11, 12), nn.Parameter(torch.randn(12, 5).t())
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(self.embed(input_ids), self.matrix.reshape(5, 12))
+
+
+def test_an_anchor_is_known_again_whatever_the_strides_of_given_values():
+    side, inputs = TorchSide(Transposed()), {"input_ids": np.arange(6).reshape(2, 3)}
+    side.graph(inputs)
+    own = side.read("matrix")
+    for values in (own, np.asfortranarray(own)):
+        for promoted in (False, True):
+            trace = side.run(inputs, values={"matrix": values.astype(np.float64)}, promoted=promoted)
+            assert trace.records[1].output.shape == (6, 5)
+            np.testing.assert_allclose(trace.records[1].output, trace.output)
+
+
 def test_graphs_are_the_same_again():
     module = make("qwen3-moe-eager")
     first, second = (TorchSide(copy.deepcopy(module)).graph(inputs_of("qwen3-moe-eager")) for _ in range(2))

@@ -75,19 +75,22 @@ class Parameters:
         return TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
 
     def given(self, name: str, values: Mapping[str, Array]) -> Tensor | None:
-        """What ``values`` say about ``name``: under that name, else under a tied one: a fresh tensor, same dtype.
+        """What ``values`` say about ``name``: under that name, else under a tied one: a fresh tensor, same dtype,
+        strides as the model's (``reshape`` is another operator for others, and anchors are known by how they are made).
 
         Raises:
             LoaderError: the shape is not the parameter's.
         """
         for known in self.tied(name):
             if known in values:
-                shape = tuple(self.tensor(name).shape)
-                if tuple(values[known].shape) != shape:
-                    raise LoaderError(
-                        "value has the wrong shape", where=known, found=tuple(values[known].shape), expected=shape
-                    )
-                return to_torch(values[known])
+                own = self.tensor(name)
+                if tuple(values[known].shape) != tuple(own.shape):
+                    found, expected = tuple(values[known].shape), tuple(own.shape)
+                    raise LoaderError("value has the wrong shape", where=known, found=found, expected=expected)
+                value = to_torch(values[known])
+                return (
+                    value if value.stride() == own.stride() else torch.empty_like(own, dtype=value.dtype).copy_(value)
+                )
         return None
 
     @contextmanager
