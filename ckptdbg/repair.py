@@ -45,6 +45,8 @@ class Diagnosis:
     mapping: TensorMapping
     mended: bool
     """Whether the mapping differs from the one that was given."""
+    tried: TensorMapping | None = None
+    """The mapping with every repair that was found, verified or not; None where none was looked for."""
 
     def write(self, path: Path) -> Path | None:
         """Write the mended mapping to a new file; None where nothing was mended. Raises MappingError for a file that is
@@ -96,7 +98,7 @@ def diagnose(session: Session) -> Diagnosis:
     done = [_finished(f, possible and f.site not in left, session.unbound_mapping) for f in findings.values()]
     proved = all(f.repair.verified for f in done if f.repair is not None)
     mapping = state.mapping if proved else session.unbound_mapping
-    return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text)
+    return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text, state.mapping)
 
 
 def _can_draw_again(session: Session) -> bool:

@@ -74,9 +74,9 @@ def repaired(session: Session, edited: Edited, number: int, diagnosis: Diagnosis
     repairs = (finding.repair, *finding.repair.together)
     if finding.cause == "checkpoint":
         return _remade(session, edited, repairs)
-    mapping = edited.mapping
+    mapping, mended = edited.mapping, diagnosis.tried or diagnosis.mapping
     for repair in repairs:
-        mapping = _with_source(mapping.with_ops(repair.entry, repair.ops_after), repair.entry, diagnosis.mapping)
+        mapping = _with_source(mapping.with_ops(repair.entry, repair.ops_after), repair.entry, mended)
     if mapping.text == edited.mapping.text:
         raise CkptdbgError(f"the repair of finding {number} changes nothing here", hint="it may be applied already")
     return _with(session, edited, mapping, repairs)

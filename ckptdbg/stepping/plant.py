@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ckptdbg.compare.carry import carry
 from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.features import Port
 from ckptdbg.compare.output import measure_output
 from ckptdbg.compare.runs import Runs, SourceRuns
 from ckptdbg.compare.sites import Judged, SiteMeasure, judge_port
@@ -61,42 +62,47 @@ def plant(comparison: Comparison, stops: Sequence[Stop], chosen: Sequence[Stop])
         if not isinstance(stop.measure, SiteMeasure):
             what = "the model's output" if stop.row.port == "output" else "the output of a block"
             raise CkptdbgError(f"nothing can be planted at {stop.name}", found=what, hint="step to a site (in or out)")
-    ports = [(s.measure.anchor, s.measure.port) for s in chosen if isinstance(s.measure, SiteMeasure)]
-    ports = list(dict.fromkeys(p for anchor, port in ports for p in _together(comparison, anchor, port)))
+    wanted: list[tuple[int, Port]] = [
+        (s.measure.anchor, s.measure.port) for s in chosen if isinstance(s.measure, SiteMeasure)
+    ]
+    ports = list(dict.fromkeys(p for anchor, port in wanted for p in _together(comparison, anchor, port)))
     source, rerun = comparison.source.runs.free, comparison.rerun
     runs = Runs(
         rerun.working(_plants(comparison, source.working, ports)),
         rerun.promoted(_plants(comparison, source.promoted, ports)),
         rerun.jittered(_plants(comparison, source.jittered, ports)),
     )
-    first, planted = min(stop.order for stop in chosen), set(ports)
-    after = [s for s in stops if s.order > first and s.row.port != "block" and s.key not in planted]
+    planted = [stop for stop in stops if stop.key in ports]
+    after = [s for s in stops if s.order > planted[0].order and s.row.port != "block" and s.key not in ports]
     changes = tuple(change(stop, stop.free, _judge(comparison, stop, runs)) for stop in after)
-    return Planted(tuple(stop.name for stop in chosen), changes)
+    return Planted(tuple(stop.name for stop in planted), changes)
 
 
-def _together(comparison: Comparison, index: int, port: str) -> list[tuple[int, str]]:
-    """The groups of one stacked matrix (experts) share one activation's rows, and are planted together."""
+def _together(comparison: Comparison, index: int, port: Port) -> list[tuple[int, Port]]:
+    """What is planted with a port: an ``in`` in all anchors that read the same region (q, k and v after one norm), and
+    all groups of a stacked matrix (experts)."""
     anchors = comparison.target.graph.anchors
     one = anchors[index]
-    if one.group is None:
-        return [(index, port)]
-    return [(a.index, port) for a in anchors if a.group is not None and _call(a) == _call(one)]
+    if port == "in":
+        alike = [a for a in anchors if (a.feeds, a.met) == (one.feeds, one.met)]
+    else:
+        alike = [a for a in anchors if a is one or (one.group is not None and _call(a) == _call(one))]
+    return [(a.index, port) for a in alike]
 
 
 def _call(anchor: Anchor) -> tuple:
     return anchor.parameters, anchor.iteration, anchor.where, anchor.op, anchor.feeds
 
 
-def _plants(comparison: Comparison, source: Trace, ports: Sequence[tuple[int, str]]) -> dict[int, Plant]:
+def _plants(comparison: Comparison, source: Trace, ports: Sequence[tuple[int, Port]]) -> dict[int, Plant]:
     """What the source had in one of its runs, in the target's layout."""
     found: dict[int, dict] = {}
     for anchor, port in ports:
-        behind = dict(comparison.pairing.ports(anchor))[port]  # type: ignore[index]
+        behind = dict(comparison.pairing.ports(anchor))[port]
         if behind is None:
             continue
         rows = comparison.free.working.records[anchor].rows
-        carried = carry(behind, rows, source.records, port, comparison.gauges.get(anchor, 1.0))  # type: ignore[arg-type]
+        carried = carry(behind, rows, source.records, port, comparison.gauges.get(anchor, 1.0))
         name = "input" if port == "in" else "output"
         found.setdefault(anchor, {}).update({name: carried.values, f"{name}_mask": carried.mask})
     return {anchor: Plant(**values) for anchor, values in found.items()}

@@ -27,7 +27,7 @@ Array = NDArray[Any]
 _COLUMNS = ("mean", "std", "min", "max")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Shown(Printed):
     """What both models have at one stop, tokens by features in the target's layout."""
 

@@ -46,21 +46,29 @@ class Stepper:
 
     def __init__(self, session: Session) -> None:
         self._base = session
-        self._states = [State(session, Edited(session.unbound_mapping, {}, ()))]
+        self._applied: tuple[State, ...] = ()
         self._at: Stop | None = None
         self._trial: Trial | None = None
         self._lock = threading.RLock()
 
+    @cached_property
+    def _opened(self) -> State:
+        return State(self._base, Edited(self._base.unbound_mapping, {}, ()))
+
+    @property
+    def _state(self) -> State:
+        return self._applied[-1] if self._applied else self._opened
+
     @property
     def session(self) -> Session:
         """The comparison under the repairs applied so far."""
-        return self._states[-1].session
+        return self._state.session
 
     @property
     def stops(self) -> tuple[Stop, ...]:
         """Everywhere the cursor can stand, in execution order: the rows of ``Result.sites``."""
         with self._alone("comparing the models"):
-            return self._states[-1].stops
+            return self._state.stops
 
     @property
     def trial(self) -> Trial | None:
@@ -70,7 +78,7 @@ class Stepper:
     @property
     def applied(self) -> int:
         """How many repairs are applied, and can be undone."""
-        return len(self._states) - 1
+        return len(self._applied)
 
     @property
     def findings(self) -> list[Finding]:
@@ -138,7 +146,7 @@ class Stepper:
         MappingError for ops that do not parse or do not fit.
         """
         with self._alone("trying a repair"):
-            state = self._states[-1]
+            state = self._state
             if isinstance(what, int):
                 edited = repaired(state.session, state.edited, what, self._base.diagnosis)
             else:
@@ -151,20 +159,20 @@ class Stepper:
         if self._trial is None:
             raise CkptdbgError("nothing was tried yet", hint="try a finding's repair, or ops for an entry")
         fresh = State(self._trial.session, self._trial.edited)
-        self._moved_to(fresh, [*self._states, fresh])
+        self._moved_to((*self._applied, fresh))
         return self._position(self._here(), f"applied: {self.applied} in all")
 
     def undo(self) -> Position:
         """Take back the last repair that was applied. Raises CkptdbgError where there is none."""
         if not self.applied:
             raise CkptdbgError("nothing is applied, so there is nothing to undo")
-        self._moved_to(self._states[-2], self._states[:-1])
+        self._moved_to(self._applied[:-1])
         return self._position(self._here(), f"undone: {self.applied} still applied")
 
     def write(self, path: str | Path) -> Path:
         """Write the mapping with all applied repairs to a new file. Raises CkptdbgError where the mapping is as it was,
         MappingError for a file that is there already."""
-        mapping = self._states[-1].edited.mapping
+        mapping = self._state.edited.mapping
         written = Diagnosis([], mapping, mapping.text != self._base.unbound_mapping.text).write(Path(path))
         if written is None:
             raise CkptdbgError(
@@ -191,12 +199,12 @@ class Stepper:
     def _position(self, stop: Stop, note: str = "") -> Position:
         return position(self.session.comparison, self.stops, stop, note)
 
-    def _moved_to(self, state: State, states: list[State]) -> None:
+    def _moved_to(self, applied: tuple[State, ...]) -> None:
         """Change the comparison under the cursor; it stays where it was, as far as there is such a place."""
-        stops, at = state.stops, self._at
+        stops, at = (applied[-1] if applied else self._opened).stops, self._at
         if at is not None:
             at = next((s for s in stops if s.key == at.key), stops[min(at.order, len(stops) - 1)])
-        self._states, self._at, self._trial = states, at, None
+        self._applied, self._at, self._trial = applied, at, None
 
     @contextmanager
     def _alone(self, what: str) -> Iterator[None]:

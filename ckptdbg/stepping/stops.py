@@ -14,7 +14,7 @@ from ckptdbg.report.names import visible
 from ckptdbg.result import Site
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stop:
     """One place: a port of an anchor, the output of a block, or the model's output."""
 

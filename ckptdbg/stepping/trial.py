@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ckptdbg.session import Session
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trial(Printed):
     """A repair that was run on this probe. Nothing is changed until it is applied."""
 
@@ -49,6 +49,9 @@ class Trial(Printed):
             found += listed(f"diverge now, {how}", (c for c in all_ if c.broken))
             found += listed(f"still diverge, {how}", (c for c in all_ if c.diverged and c.diverges))
         found.append(f"  output  {moved(self.output.before, self.output.after)}  {self._verdict()}")
+        if not all(repair.verified for repair in self.repairs):
+            why = "the source ran elsewhere" if self.session.stored is not None else "`ckptdbg compare` does that"
+            found.append(f"  not verified on other tokens: {why}")
         return found
 
     def _verdict(self) -> str:
