@@ -244,7 +244,7 @@ class Transposed(nn.Module):
         self.embed, self.matrix = nn.Embedding(11, 12), nn.Parameter(torch.randn(12, 5).t())
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(self.embed(input_ids), self.matrix.reshape(5, 12))
+        return nn.functional.linear(self.embed(input_ids), self.matrix.reshape(60).view(5, 12))
 
 
 def test_an_anchor_is_known_again_whatever_the_strides_of_given_values():
