@@ -62,6 +62,7 @@ def test_blocks_and_the_output_cannot_be_planted(torch_stepper):
             torch_stepper.plant()
 
 
+@pytest.mark.slow
 def test_experts_of_one_matrix_are_planted_together(tmp_path):
     faults = ("expert-gate-up-swapped",)
     stepper = Stepper(open_session(build_sample(tmp_path, "mixtral_to_jax", faults, num_hidden_layers=1)))
