@@ -1,6 +1,7 @@
 """Every op against plain NumPy, in both directions, in shapes and in text."""
 
 import re
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -349,3 +350,9 @@ def test_an_op_that_cannot_have_these_numbers(written, message):
     with pytest.raises(MappingError) as caught:
         parse_op(written, "m.yaml:7").bind(SCOPE, targets=1)
     assert str(caught.value).startswith(message)
+
+
+def test_every_op_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "mappings.md").read_text(encoding="utf-8")
+    table = page.partition("## Ops")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(\w+)(?=[:`,])", table)) >= set(REGISTRY)
