@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ckptdbg.config import Config, ModelConfig, ProbeConfig
 from ckptdbg.errors import CkptdbgError
 from ckptdbg.mapping import Mapping as TensorMapping
-from ckptdbg.models.records import Graph, Trace
+from ckptdbg.models.records import Graph, Statistics, Trace
 from ckptdbg.result import Result
 from ckptdbg.session import Session
 
@@ -67,11 +67,16 @@ def assert_equivalent(
     return result
 
 
-def capture(model: Any, inputs: Mapping[str, Array]) -> tuple[Graph, Trace]:
+@overload
+def capture(model: Any, inputs: Mapping[str, Array], *, statistics: Literal[False] = False) -> tuple[Graph, Trace]: ...
+@overload
+def capture(model: Any, inputs: Mapping[str, Array], *, statistics: Literal[True]) -> Statistics: ...
+def capture(model: Any, inputs: Mapping[str, Array], *, statistics: bool = False) -> tuple[Graph, Trace] | Statistics:
     """What one forward pass of ``model`` consists of, and the values at every anchor of it.
 
-    ``Graph.anchors[i]`` and ``Trace.records[i]`` belong together; see ``ckptdbg.models.records`` for shapes. Raises
-    LoaderError.
+    ``Graph.anchors[i]`` and ``Trace.records[i]`` belong together; see ``ckptdbg.models.records`` for shapes. With
+    ``statistics`` mean, std, min, max and the number of NaN and infinite values are kept instead of the values:
+    ``to_frame()`` is a table of them. Raises LoaderError.
     """
     from ckptdbg.models.loaders import wrap_model
 
@@ -79,7 +84,7 @@ def capture(model: Any, inputs: Mapping[str, Array]) -> tuple[Graph, Trace]:
     given = {name: np.asarray(value) for name, value in inputs.items()}
     if not given:
         raise CkptdbgError("nothing to run the model on", expected="inputs such as {'input_ids': array}")
-    return side.graph(given), side.run(given)
+    return side.statistics(given) if statistics else (side.graph(given), side.run(given))
 
 
 def _config_of(model: Any) -> dict[str, Any] | None:

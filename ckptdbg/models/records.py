@@ -18,11 +18,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint.spec import TensorSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Array = NDArray[Any]
 
@@ -190,6 +193,47 @@ class Trace:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """Statistics of the finite values at one place, accumulated in at least float32; NaN where there are none."""
+
+    mean: float
+    std: float
+    """Of the population."""
+    min: float
+    max: float
+    nonfinite: int
+    """How many values were NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One run of one side of which no array was kept."""
+
+    graph: Graph
+    inputs: tuple[Summary | None, ...]
+    """In the order of ``graph.anchors``; None for a lookup."""
+    outputs: tuple[Summary, ...]
+    """Before any bias, in the order of ``graph.anchors``."""
+    blocks: tuple[Summary, ...]
+    """In the order of ``graph.blocks``."""
+    output: Summary
+    """Of the selected model output."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per port in execution order: site, port (``in``, ``out``, ``block``, ``output``), layer, mean, std,
+        min, max, nonfinite."""
+        from ckptdbg.report.statistics import statistics_frame
+
+        return statistics_frame(self)
+
+    def __str__(self) -> str:
+        """The table, a line per port."""
+        from ckptdbg.report.statistics import plain
+
+        return plain(self)
+
+
+@dataclass(frozen=True)
 class Plant:
     """Values to put in the place of an anchor's ``in`` (at that use only) and ``out``; ``None`` leaves that port alone.
 
@@ -245,4 +289,9 @@ class Side(Protocol):
         ``choices`` pins the indices of every choice, in order, each ``[rows, chosen]`` in this side's own row order.
         A run without any of these computes exactly, bit for bit, what the model computes by itself.
         """
+        ...
+
+    def statistics(self, inputs: Mapping[str, Array], *, values: Mapping[str, Array] | None = None) -> Statistics:
+        """One forward pass of which only statistics are kept: they are computed where the values are, one port at a
+        time. ``values`` as in ``run``."""
         ...

@@ -58,6 +58,12 @@ def trace(
 
 
 def _record(walk: Walk, slot: Slot, seen: Mapping[str, Array]) -> Record:
+    ports = at_slot(walk, slot, seen)
+    return Record(ports["rows"].astype(np.int64), ports.get("in"), ports["out"])
+
+
+def at_slot(walk: Walk, slot: Slot, seen: Mapping[str, Array]) -> dict[str, Array]:
+    """The rows of one anchor among what its site captured, by port."""
     site = walk.taint.sites[slot.key]
     assert isinstance(site, AnchorSite)
     if site.ragged is None:
@@ -65,9 +71,7 @@ def _record(walk: Walk, slot: Slot, seen: Mapping[str, Array]) -> Record:
     else:
         ends = np.cumsum(seen["sizes"][slot.iteration])
         part, of = 0, slice(int(ends[slot.part - 1]) if slot.part else 0, int(ends[slot.part]))
-    rows, out = (seen[port][slot.iteration][part][of] for port in ("rows", "out"))
-    given = seen["in"][slot.iteration][part][of] if "in" in seen else None
-    return Record(rows.astype(np.int64), given, out)
+    return {port: seen[port][slot.iteration][part][of] for port in ("rows", "in", "out") if port in seen}
 
 
 def _choose(slot: Slot, seen: Mapping[str, Array]) -> Choose:

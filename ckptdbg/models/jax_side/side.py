@@ -13,7 +13,7 @@ import numpy as np
 
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CkptdbgError, LoaderError
-from ckptdbg.models.jax_side import border, compat, numerics, program, rows
+from ckptdbg.models.jax_side import border, compat, numerics, program, rows, summing
 from ckptdbg.models.jax_side.blocks import BlockSite, find_blocks
 from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator
 from ckptdbg.models.jax_side.shadows import Value
@@ -21,7 +21,7 @@ from ckptdbg.models.jax_side.stepwise import StepwiseEvaluator
 from ckptdbg.models.jax_side.taint import Taint
 from ckptdbg.models.jax_side.walk import Walk
 from ckptdbg.models.jax_side.wrap import select, wrap
-from ckptdbg.models.records import Array, Graph, Operands, Plant, Trace
+from ckptdbg.models.records import Array, Graph, Operands, Plant, Statistics, Trace
 
 
 @dataclass
@@ -109,6 +109,14 @@ class JaxSide:
             leaves, given = jax.device_put((self._leaves(values or {}, promoted), given))
             output, captured = jax.device_get(run(leaves, given, seed, planted))
         return border.trace(traced.walk, traced.blocks, np.asarray(output), captured, traced.tokens)
+
+    def statistics(self, inputs: Mapping[str, Array], *, values: Mapping[str, Array] | None = None) -> Statistics:
+        """One forward pass of which only statistics are kept (see ``Side``), compiled whole."""
+        traced = self._traced(inputs)
+        given = {name: np.asarray(inputs[name], spec.dtype) for name, spec in traced.inputs.items()}
+        leaves, given = jax.device_put((self._leaves(values or {}, False), given))
+        output, captured = self._compiled(traced, "statistics", _without_tokens)(leaves, given)
+        return summing.statistics(traced.walk, traced.graph, traced.blocks, output, captured)
 
     def _leaf(self, name: str) -> Any:
         if name not in self._place:
@@ -207,6 +215,18 @@ def _forward(traced: Traced, how: type[Evaluator], promoted: bool) -> Callable:
         for name, spec in traced.inputs.items():
             args.append(Value(inputs[name], rows.token_ids(spec.shape, traced.tokens)))
         output = evaluator.run(traced.root, args)
+        assert output is not None
+        return output.data, evaluator.captured
+
+    return forward
+
+
+def _without_tokens(traced: Traced) -> Callable:
+    """Nobody asks which token a row belongs to, nor what was chosen: less to trace."""
+
+    def forward(leaves: list[Any], inputs: dict[str, Any]) -> Any:
+        evaluator = Evaluator(traced.walk.taint, frozenset(), promoted=False, blocks=traced.blocks)
+        output = evaluator.run(traced.root, [Value(x) for x in [*leaves, *(inputs[name] for name in traced.inputs)]])
         assert output is not None
         return output.data, evaluator.captured
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ckptdbg.models.loaders.loaded import Loaded
-from ckptdbg.models.records import Array, Side, Trace
+from ckptdbg.models.records import Array, Side, Statistics, Trace
 
 
 def patched(loaded: Loaded, patches: Mapping[str, Array]) -> Loaded:
@@ -48,3 +48,6 @@ class PatchedSide:
 
     def run(self, inputs: Mapping[str, Array], *, values: Mapping[str, Array] | None = None, **options: Any) -> Trace:
         return self._side.run(inputs, values={**self._values, **(values or {})}, **options)
+
+    def statistics(self, inputs: Mapping[str, Array], *, values: Mapping[str, Array] | None = None) -> Statistics:
+        return self._side.statistics(inputs, values={**self._values, **(values or {})})

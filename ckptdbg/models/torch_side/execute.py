@@ -60,10 +60,7 @@ class Execution(Walk):
             args = (*args[:at], activation, *args[at + 1 :])
         result = _compute(name, func, args, kwargs, contraction, activation)
         self.follow(name, func, given_args, kwargs, result)  # a planted value has the tokens of what it replaces
-        parts = contraction.out_layout.split(result)
-        bias = contraction.added(result)
-        biases = [None] * len(parts) if bias is None else contraction.out_layout.split(bias)
-        bare = [part if bias is None else part - bias for part, bias in zip(parts, biases, strict=True)]
+        bare, parts, biases = without_bias(contraction, result)
         rows = self._rows(anchors, result, contraction)
         for anchor, token, given, out in zip(anchors, rows, inputs, bare, strict=True):
             if anchor is not None:
@@ -99,7 +96,11 @@ class Execution(Walk):
         call = (name, self._calls[name])
         self._calls[name] += 1
         if call in self._block_calls and (hidden := first_float(output)) is not None:
-            self._blocks[call] = _sorted(hidden, self._orders.blocks[call] if self._orders else self.order(hidden))
+            self.keep_block(call, hidden)
+
+    def keep_block(self, call: tuple[str, int], hidden: Tensor) -> None:
+        """The output of one call of a module that is a block."""
+        self._blocks[call] = _sorted(hidden, self._orders.blocks[call] if self._orders else self.order(hidden))
 
     def trace(self, output: Tensor, output_shape: tuple[int, ...]) -> Trace:
         """What was recorded, once the forward pass is over."""
@@ -145,6 +146,16 @@ class Execution(Walk):
         if orders is None or len(known) < len(anchors):
             return self.rows.matrix(result, contraction.out_layout.split)
         return [orders.anchors[anchor.index] for anchor in known]
+
+
+def without_bias(
+    contraction: Contraction, result: Tensor
+) -> tuple[list[Tensor], list[Tensor], Sequence[Tensor | None]]:
+    """``out`` of each group before any bias; the parts of the result that hold it, and what the call added to them."""
+    parts, bias = contraction.out_layout.split(result), contraction.added(result)
+    biases = [None] * len(parts) if bias is None else contraction.out_layout.split(bias)
+    bare = [part if bias is None else part - bias for part, bias in zip(parts, biases, strict=True)]
+    return bare, parts, biases
 
 
 def _sorted(tensor: Tensor, order: Tensor | None) -> Array:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import HarnessError, LoaderError
-from ckptdbg.models.records import Array, Graph, Operands, Plant, Trace
+from ckptdbg.models.records import Array, Graph, Operands, Plant, Statistics, Trace
 from ckptdbg.models.torch_side.border import to_numpy, to_torch
 from ckptdbg.models.torch_side.execute import Execution
 from ckptdbg.models.torch_side.knobs import Knobs
 from ckptdbg.models.torch_side.params import Parameters, left_as_found
 from ckptdbg.models.torch_side.promote import default_float64, promoted_tensor
 from ckptdbg.models.torch_side.scopes import Scopes
+from ckptdbg.models.torch_side.summing import SummingExecution, SummingSurvey
 from ckptdbg.models.torch_side.survey import Survey, Surveyed
 from ckptdbg.models.torch_side.tensors import tensors_in
 
@@ -109,14 +110,30 @@ class TorchSide:
             output = self._forward(inputs, walk, promoted)
         return walk.trace(output, tuple(output.shape))
 
+    def statistics(self, inputs: Mapping[str, Array], *, values: Mapping[str, Array] | None = None) -> Statistics:
+        """See ``records.Side``. The first call with inputs of a shape is the walk itself: one forward pass."""
+        if not values and _shapes(inputs) not in self._surveys:
+            survey = SummingSurvey(self._module)
+            output = self._survey(inputs, survey)
+            return survey.sums.statistics(self._surveyed(inputs), output)
+        found = self._surveyed(inputs)
+        walk = SummingExecution(found, Scopes(self._module))
+        replacement = self._parameters.replacement(values or {}, False)
+        with left_as_found(self._module), self._parameters.swapped(replacement):
+            output = self._forward(inputs, walk, False)
+        return walk.sums.statistics(found, output)
+
     def _surveyed(self, inputs: Mapping[str, Array]) -> Surveyed:
-        key = tuple((name, tuple(array.shape), str(array.dtype)) for name, array in sorted(inputs.items()))
-        if key not in self._surveys:
-            survey = Survey(self._module)
-            with left_as_found(self._module), self._parameters.swapped(self._parameters.untied()):
-                output = self._forward(inputs, survey, False)
-            self._surveys[key] = survey.surveyed(list(self._parameters), output)
-        return self._surveys[key]
+        if _shapes(inputs) not in self._surveys:
+            self._survey(inputs, Survey(self._module))
+        return self._surveys[_shapes(inputs)]
+
+    def _survey(self, inputs: Mapping[str, Array], survey: Survey) -> Tensor:
+        """Walk one forward pass for the first time; its output."""
+        with left_as_found(self._module), self._parameters.swapped(self._parameters.untied()):
+            output = self._forward(inputs, survey, False)
+        self._surveys[_shapes(inputs)] = survey.surveyed(list(self._parameters), output)
+        return output
 
     def _forward(self, inputs: Mapping[str, Array], walk: Survey | Execution, promoted: bool) -> Tensor:
         """The selected output of one forward pass under ``walk``."""
@@ -194,6 +211,11 @@ class TorchSide:
                 hint="set `output` in the config",
             )
         return chosen
+
+
+def _shapes(inputs: Mapping[str, Array]) -> Any:
+    """What a survey depends on."""
+    return tuple((name, tuple(array.shape), str(array.dtype)) for name, array in sorted(inputs.items()))
 
 
 def _line_of(error: BaseException) -> str:
