@@ -1,0 +1,75 @@
+"""Single widgets in a real JupyterLab: drawn, read out without the kernel, and deaf to the notebook's own keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lab import Notebook
+
+LARGE = """
+import numpy as np
+from ckptdbg_widgets import ActivationHeatmap
+
+rng = np.random.default_rng(0)
+source = rng.normal(size=(128, 4096)).astype(np.float32)
+target = source.copy()
+target[77, 3001] = np.nan
+ActivationHeatmap(source, target)
+"""
+CANVAS = ".jp-OutputArea-output canvas"
+
+
+def opened(notebook, cell: str) -> Notebook:
+    shown = notebook(cell)
+    shown.run_all()
+    assert shown.failures() == []
+    shown.page.wait_for_selector(CANVAS)
+    return shown
+
+
+def test_a_large_heatmap_is_read_out_without_the_kernel(notebook):
+    shown = opened(notebook, LARGE)
+    shown.page.wait_for_timeout(500)  # what comes with the widget's creation is no answer to the pointer
+    before = len(shown.sent), len(shown.received)
+    box = shown.page.locator(CANVAS).first.bounding_box()
+    read = set()
+    for step in range(20):
+        shown.page.mouse.move(box["x"] + box["width"] * (step + 0.5) / 20, box["y"] + box["height"] / 2)
+        shown.page.wait_for_timeout(20)
+        read.add(shown.page.locator(".ck-readout").first.inner_text())
+    assert len(read) >= 10, read
+    assert (len(shown.sent), len(shown.received)) == before
+    assert shown.errors == []
+
+
+def test_that_a_message_to_the_kernel_would_be_seen(notebook):
+    shown = notebook("1 + 1")
+    before = len(shown.sent)
+    shown.run_all()
+    assert len(shown.sent) > before
+
+
+def test_keys_in_a_widget_do_not_reach_the_notebook(notebook):
+    shown = opened(notebook, LARGE)
+    shown.page.locator(".jp-OutputArea-output [tabindex='0']:has(canvas)").first.focus()
+    for key in ("b", "a", "d", "d", "x", "Enter", "m"):
+        shown.page.keyboard.press(key)
+    shown.page.wait_for_timeout(200)
+    assert [(cell["cell_type"], cell["source"]) for cell in shown.cells()] == [("code", LARGE)]
+
+
+def test_a_key_outside_a_widget_would_have_changed_the_notebook(notebook):
+    shown = opened(notebook, LARGE)
+    shown.page.evaluate("() => window.jupyterapp.commands.execute('notebook:enter-command-mode')")
+    shown.page.keyboard.press("b")
+    shown.until(lambda: len(shown.cells()) == 2, "a new cell")
+
+
+def test_what_is_saved_holds_a_picture_and_no_widget_state(notebook, lab):
+    shown = opened(notebook, LARGE)
+    shown.save()
+    saved = json.loads(max(Path(lab.folder).glob("test_what_is_saved*.ipynb")).read_text())
+    assert "widgets" not in saved["metadata"]
+    (output,) = saved["cells"][0]["outputs"]
+    assert {"image/png", "text/plain"} <= output["data"].keys()

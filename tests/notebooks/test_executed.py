@@ -1,0 +1,35 @@
+"""The notebooks, run from top to bottom without a browser."""
+
+from __future__ import annotations
+
+import make_notebooks as make
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+
+def verdicts(notebook: NotebookNode) -> list[str]:
+    """The first line of every result that is shown."""
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    return [data["text/markdown"].splitlines()[0] for data in shown if "text/markdown" in data]
+
+
+def pictures(notebook: NotebookNode) -> int:
+    return sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "debug" else pytest.mark.slow) for name in make.names()]
+)
+def test_a_notebook_runs_and_says_what_it_said(name, tmp_path):
+    stored = nbformat.read(make.FOLDER / f"{name}.ipynb", as_version=4)
+    run = make.execute(make.read(name), tmp_path)
+    assert verdicts(run) == verdicts(stored)
+    assert pictures(run) == pictures(stored) > 0
+
+
+def test_a_cell_that_fails_is_not_stored(tmp_path):
+    broken = make.read("debug")
+    broken.cells = [nbformat.v4.new_code_cell("config = 'nowhere.yaml'"), *broken.cells[2:]]
+    with pytest.raises(Exception, match=r"nowhere\.yaml"):
+        make.execute(broken, tmp_path)
