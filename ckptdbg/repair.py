@@ -114,7 +114,7 @@ def _key(finding: Finding) -> tuple:
 def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     comparison, mapping = session.comparison, session.mapping
-    bench, sizes, unused = Bench(comparison, mapping), session.sizes, session.unused_sources
+    bench, sizes, unused = Bench(comparison, mapping, session.progress), session.sizes, session.unused_sources
     why = definitions(session, comparison)
     mends: list[Mend] = []
 

@@ -6,7 +6,7 @@ again. Weights and plants are arguments of the compiled run, so nothing is compi
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,8 +39,11 @@ class Attempt:
 class Bench:
     """Where attempts are tried: many in one run, as long as their places share no anchor."""
 
-    def __init__(self, comparison: Comparison, mapping: BoundMapping) -> None:
-        self.comparison, self.mapping = comparison, mapping
+    def __init__(
+        self, comparison: Comparison, mapping: BoundMapping, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """``progress`` is told of every run; what it raises ends the search."""
+        self.comparison, self.mapping, self.progress = comparison, mapping, progress
         self.relabel = Relabel(comparison.target, mapping, comparison.source.view.specs)
         self.entries: dict[str, list[BoundEntry]] = {}
         for entry in mapping.entries:
@@ -71,8 +74,9 @@ class Bench:
         for attempt, entries in zip(attempts, changed, strict=True):
             for feed in attempt.place.feeds:
                 self._plant(plants, feed, entries)
-        trace = self.comparison.rerun.promoted(plants, self._values(changed))
         self.runs += 1
+        self.progress(f"trying repairs, run {self.runs}")
+        trace = self.comparison.rerun.promoted(plants, self._values(changed))
         return [self._ratio(a.place, entries, trace) for a, entries in zip(attempts, changed, strict=True)]
 
     def tensors(self, place: Place, entries: set[str]) -> set[str]:

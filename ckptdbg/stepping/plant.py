@@ -6,7 +6,7 @@ there in the same kind of run; so everything after the plant is judged by the sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ckptdbg.compare.carry import carry
@@ -56,8 +56,14 @@ class Planted(Printed):
         return [*found, f"  output  {moved(self.output.before, self.output.after)}  {where}"]
 
 
-def plant(comparison: Comparison, stops: Sequence[Stop], chosen: Sequence[Stop]) -> Planted:
-    """Run the target on with the source's values at ``chosen``. Raises CkptdbgError where nothing can be planted."""
+def plant(
+    comparison: Comparison,
+    stops: Sequence[Stop],
+    chosen: Sequence[Stop],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Planted:
+    """Run the target on with the source's values at ``chosen``. ``progress`` is told before each run. Raises
+    CkptdbgError where nothing can be planted."""
     for stop in chosen:
         if not isinstance(stop.measure, SiteMeasure):
             what = "the model's output" if stop.row.port == "output" else "the output of a block"
@@ -66,16 +72,24 @@ def plant(comparison: Comparison, stops: Sequence[Stop], chosen: Sequence[Stop])
         (s.measure.anchor, s.measure.port) for s in chosen if isinstance(s.measure, SiteMeasure)
     ]
     ports = list(dict.fromkeys(p for anchor, port in wanted for p in _together(comparison, anchor, port)))
-    source, rerun = comparison.source.runs.free, comparison.rerun
-    runs = Runs(
-        rerun.working(_plants(comparison, source.working, ports)),
-        rerun.promoted(_plants(comparison, source.promoted, ports)),
-        rerun.jittered(_plants(comparison, source.jittered, ports)),
-    )
+    runs = _runs(comparison, ports, progress)
     planted = [stop for stop in stops if stop.key in ports]
     after = [s for s in stops if s.order > planted[0].order and s.row.port != "block" and s.key not in ports]
     changes = tuple(change(stop, stop.free, _judge(comparison, stop, runs)) for stop in after)
     return Planted(tuple(stop.name for stop in planted), changes)
+
+
+def _runs(comparison: Comparison, ports: Sequence[tuple[int, Port]], progress: Callable[[str], None]) -> Runs:
+    source, rerun = comparison.source.runs.free, comparison.rerun
+    traces = []
+    for run, kind, values in (
+        (rerun.working, "in working precision", source.working),
+        (rerun.promoted, "in float64", source.promoted),
+        (rerun.jittered, "with jittered constants", source.jittered),
+    ):
+        progress(f"running on from the plant, {kind}")
+        traces.append(run(_plants(comparison, values, ports)))
+    return Runs(*traces)
 
 
 def _together(comparison: Comparison, index: int, port: Port) -> list[tuple[int, Port]]:

@@ -67,8 +67,11 @@ class Stepper:
     @property
     def stops(self) -> tuple[Stop, ...]:
         """Everywhere the cursor can stand, in execution order: the rows of ``Result.sites``."""
+        state = self._state
+        if "stops" in vars(state):  # measured before: to look around is possible while models run
+            return state.stops
         with self._alone("comparing the models"):
-            return self._state.stops
+            return state.stops
 
     @property
     def trial(self) -> Trial | None:
@@ -136,7 +139,7 @@ class Stepper:
         with self._alone("running on from a plant"):
             here = self._here()
             chosen = [stop for stop in self.stops if _alike(stop, here)] if layers else [here]
-            return plant(self.session.comparison, self.stops, chosen)
+            return plant(self.session.comparison, self.stops, chosen, self._base.progress)
 
     def try_(self, what: int | str, ops: str | dict[str, Any] | list[Any] | None = None, at: At = "all") -> Trial:
         """What a repair would do: that of a finding (its number in the report), or ``ops`` for an entry, in place of
