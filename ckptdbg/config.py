@@ -54,7 +54,9 @@ class ModelConfig(_Record):
 class ProbeConfig(_Record):
     """The inputs both models are run on: exactly one of random tokens, a prompt, ids or a file of arrays."""
 
-    tokens: Literal["random"] | None = None
+    tokens: Literal["random", "cover"] | None = None
+    """``cover``: every row of the vocabulary, every expert and more tokens than a sliding window, as far as they fit;
+    ``batch`` and ``length`` are then the least."""
     prompt: str | None = None
     tokenizer: Path | None = None
     """A directory or file with a tokenizer, for ``prompt``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from ckptdbg.config import ProbeConfig
 from ckptdbg.errors import ConfigError
 
 Array = NDArray[Any]
+# A covering probe makes logits of at most so many elements (1 GB in float64), and rows of at most so many tokens.
+_MOST_LOGITS = 2**27
+_LONGEST = 2048
+_MOST_DOUBLINGS = 3
 
 
 def make_inputs(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Array]:
@@ -31,7 +35,7 @@ def make_inputs(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Arra
     elif probe.prompt is not None:
         inputs = _with_mask(_tokenised(probe), None)
     else:
-        inputs = _random(probe, config)
+        inputs = _drawn(probe, config)
     _check_tokens(inputs, config, probe.inputs or probe.ids or probe.tokenizer)
     return inputs
 
@@ -40,7 +44,7 @@ def other_tokens(
     probe: ProbeConfig, config: Mapping[str, Any], inputs: Mapping[str, Array], seed: int
 ) -> dict[str, Array]:
     """``inputs`` with other tokens in the same shapes: drawn anew where they are random, else in another order."""
-    if probe.tokens is not None:
+    if probe.tokens == "random":
         return make_inputs(probe.model_copy(update={"seed": seed}), config)
     rng = np.random.default_rng(seed)
     names = [name for name in ("input_ids", "decoder_input_ids") if name in inputs]
@@ -54,15 +58,63 @@ def vocabulary(config: Mapping[str, Any]) -> int | None:
     return int(size) if size is not None else None
 
 
-def _random(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Array]:
+def sliding_window(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a ``config.json`` says that attention looks back; None where it looks back to the first."""
+    nested = config.get("text_config") or {}
+    size = config.get("sliding_window", nested.get("sliding_window") if isinstance(nested, Mapping) else None)
+    return int(size) if size and config.get("use_sliding_window", True) else None
+
+
+def covering_inputs(
+    probe: ProbeConfig, config: Mapping[str, Any], unrouted: Callable[[dict[str, Array]], int]
+) -> dict[str, Array]:
+    """The inputs of ``tokens: cover``, with more rows for as long as some expert is chosen by no token.
+
+    ``unrouted`` runs the source and says how many there are; what stays so after some doublings is left to the report.
+    """
+    inputs = make_inputs(probe, config)
+    for _ in range(_MOST_DOUBLINGS):
+        if not unrouted(inputs):
+            break
+        rows = 2 * len(inputs["input_ids"])
+        inputs = make_inputs(probe.model_copy(update={"batch": rows}), config)
+    return inputs
+
+
+def _covering(probe: ProbeConfig, config: Mapping[str, Any], size: int) -> ProbeConfig:
+    """The probe with rows that reach beyond a sliding window, or to the last position that a short table has, and
+    enough of them for every token of the vocabulary."""
+    window, positions = sliding_window(config), _position_rows(config)
+    wanted = [probe.length, *([2 * window] if window else []), *([positions] if positions else [])]
+    longest = min(_LONGEST, positions) if positions else _LONGEST
+    length = max(n for n in wanted if n <= max(longest, probe.length))
+    most = max(_MOST_LOGITS // (size * length), probe.batch)
+    batch = min(max(-(-size // length), probe.batch), most)
+    return probe.model_copy(update={"length": length, "batch": batch + (batch == length)})
+
+
+def _position_rows(config: Mapping[str, Any]) -> int | None:
+    """Rows of the table of positions; None for rotary positions, which have no table."""
+    if any(key.startswith("rope") for key in config):
+        return None
+    size = config.get("n_positions") or config.get("max_position_embeddings")
+    return int(size) if size else None
+
+
+def _drawn(probe: ProbeConfig, config: Mapping[str, Any]) -> dict[str, Array]:
     size = vocabulary(config)
     if size is None:
         raise ConfigError(
             "cannot draw random tokens: no vocab_size in the source's config.json",
             hint="give the tokens yourself: probe: {ids: FILE.npy} or {inputs: FILE.safetensors}",
         )
-    rng = np.random.default_rng(probe.seed)
-    inputs = _with_mask(rng.integers(0, size, (probe.batch, probe.length)), probe.padding)
+    cover, rng = probe.tokens == "cover", np.random.default_rng(probe.seed)
+    if cover:
+        probe = _covering(probe, config, size)
+    ids = rng.integers(0, size, (probe.batch, probe.length))
+    if cover:  # every id once, in any order, then at random
+        ids.flat[: min(size, ids.size)] = rng.permutation(size)[: ids.size]
+    inputs = _with_mask(ids, probe.padding)
     if config.get("is_encoder_decoder"):
         # another length than the encoder's, so that token axes are told apart
         inputs["decoder_input_ids"] = rng.integers(0, size, (probe.batch, probe.length // 2 + 1))

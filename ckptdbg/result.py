@@ -138,10 +138,36 @@ class Logits(Record):
     tips: list[str] = Field(default_factory=list)
 
 
+class Exercised(Record):
+    """How small a change of one target tensor this probe would have shown: one that reaches the ratio of a divergence
+    in working precision, by activations alone. Changes are relative to the tensor's root mean square."""
+
+    tensor: str
+    entry: str | None
+    layer: str | None
+    elements: int
+    unseen: int
+    """Elements that no compared place depends on with this probe."""
+    sampled: int | None = None
+    """How many elements were tried where not all of them were; None where all are known."""
+    element: float | None
+    """The smallest change of one element that shows, of the element that shows least among those seen."""
+    worst: list[int] | None
+    """Index of that element."""
+    whole: float | None
+    """The smallest change of all elements by one factor; None where it does not show."""
+
+
 class Coverage(Record):
     parameters_exercised: int
     parameters_total: int
     unexercised: list[str] = Field(default_factory=list)
+    tensors: list[Exercised] = Field(default_factory=list)
+    """Only where asked for (``compare --coverage``)."""
+    unseen: list[str] = Field(default_factory=list)
+    """What this probe cannot see, one line each."""
+    proposal: str | None = None
+    """A probe that would see more."""
 
 
 class Result(Record):

@@ -25,6 +25,7 @@ from ckptdbg.compare.store import StoredSource, read_source, write_source
 from ckptdbg.compare.views import TargetView, View, view_source, view_target
 from ckptdbg.config import Config, load_config
 from ckptdbg.diagnose.assemble import About, assemble, environment
+from ckptdbg.diagnose.coverage import measure_coverage
 from ckptdbg.diagnose.findings import find
 from ckptdbg.diagnose.harness import check_inputs, check_repeatable, check_source, without_nan
 from ckptdbg.diagnose.regions import find_places
@@ -36,7 +37,7 @@ from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
 from ckptdbg.obtain import obtain_mapping
-from ckptdbg.probe import make_inputs, other_tokens
+from ckptdbg.probe import covering_inputs, make_inputs, other_tokens, sliding_window
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
 from ckptdbg.stepping.verbs import Verbs
@@ -122,7 +123,16 @@ class Session(Verbs):
     @cached_property
     def inputs(self) -> dict[str, Array]:
         """The probe: arrays under Hugging Face names."""
-        return self.stored.inputs if self.stored is not None else make_inputs(self.config.probe, self.model_config)
+        if self.stored is not None:
+            return self.stored.inputs
+        if self.config.probe.tokens == "cover":
+            return covering_inputs(self.config.probe, self.model_config, self._unrouted)
+        return make_inputs(self.config.probe, self.model_config)
+
+    def _unrouted(self, inputs: dict[str, Array]) -> int:
+        """How many options of the source's choices (experts of its routers) no token takes."""
+        graph, made = self.source.side.graph(inputs).choices, self.source.side.run(inputs).choices
+        return sum(choice.options - len(np.unique(taken.indices)) for choice, taken in zip(graph, made, strict=True))
 
     @cached_property
     def source_exact(self) -> dict[str, Array]:
@@ -238,6 +248,14 @@ class Session(Verbs):
         self.timings["total"] = time.perf_counter() - started
         omitted = {"target": _omitted(self.target), "source": () if self.stored else _omitted(self.source)}
         return assemble(comparison, findings, self.mapping, omitted, self._about())
+
+    def with_coverage(self, result: Result) -> Result:
+        """``result`` of this comparison with ``coverage`` measured: how small a change of each parameter this probe
+        would have shown, and what it cannot see."""
+        with self._stage("measuring coverage"):
+            window, cover = sliding_window(self.model_config), self.config.probe.tokens == "cover"
+            found = measure_coverage(self.comparison, self.mapping, result.coverage, window, cover, self.progress)
+        return result.model_copy(update={"coverage": found})
 
     @cached_property
     def sizes(self) -> dict[str, int]:

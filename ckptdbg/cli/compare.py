@@ -30,11 +30,16 @@ def compare(
     fix: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the mapping with all verified repairs to a new file.")
     ] = None,
+    coverage: Annotated[
+        bool, typer.Option("--coverage", help="Say how small a change of each parameter would have been seen.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
 ) -> int:
     """Compare source and target layer by layer and name the mapping entry at fault."""
     with progress() as step:
         session, result = run(config, step, source_trace)
+        if coverage:
+            result = session.with_coverage(result)
     show(result)
     write_reports(session, result, json=json, html=html)
     for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):

@@ -32,6 +32,29 @@ def unit_roundoff(dtype: np.dtype) -> float:
 
 
 @dataclass(frozen=True)
+class Levels:
+    """How large rounding noise is at one site."""
+
+    whole: float
+    """L2 norm over the site."""
+    tokens: Array
+    """``[rows]`` L2 norm per token row, floored by the median; inf where nothing is compared."""
+    features: Array
+    """``[features]`` likewise per feature."""
+
+    def ratio(self, error: Array) -> float:
+        """The largest ratio of an error ``[rows, features]``: of the whole, of a token or of a feature."""
+        squares = np.square(np.asarray(error, np.float64))
+        squares = np.where(np.isinf(self.tokens)[:, None] | np.isinf(self.features), 0, squares)
+        whole = _divide(np.sqrt(squares.sum()), self.whole)
+        tokens, features = (
+            _divide(np.sqrt(squares.sum(1)), self.tokens),
+            _divide(np.sqrt(squares.sum(0)), self.features),
+        )
+        return max(float(whole), float(tokens.max(initial=0)), float(features.max(initial=0)))
+
+
+@dataclass(frozen=True)
 class Measure:
     """One site's difference against its noise."""
 
@@ -45,6 +68,8 @@ class Measure:
     """``[rows]`` ratio per token row."""
     features: Array
     """``[features]`` ratio per feature."""
+    levels: Levels | None = None
+    """The noise behind the ratios; None where there was nothing to measure."""
 
 
 NOTHING = Measure(0.0, 0.0, 0.0, np.zeros(0), np.zeros(0))
@@ -64,23 +89,26 @@ def measure(error: Array, components: Sequence[Array], mask: Array | None = None
         rows, columns = np.ones(error.shape[0], bool), np.ones(error.shape[1], bool)
     if not error.size or not rows.any():
         return NOTHING
-    error = np.asarray(error, np.float64)
+    squared = np.square(np.asarray(error, np.float64))
     squares = [np.square(np.asarray(c, np.float64)) for c in components]
-    whole_error, whole_noise = _norm(error), max(float(np.sqrt(s.sum())) for s in squares)
-    tokens = _ratios(np.square(error).sum(1), [s.sum(1) for s in squares], rows)
-    features = _ratios(np.square(error).sum(0), [s.sum(0) for s in squares], columns)
-    worst = max(float(_divide(whole_error, whole_noise)), float(tokens.max(initial=0)), float(features.max(initial=0)))
-    return Measure(whole_error, whole_noise, worst, tokens, features)
+    levels = Levels(
+        max(float(np.sqrt(s.sum())) for s in squares),
+        _floored([s.sum(1) for s in squares], rows),
+        _floored([s.sum(0) for s in squares], columns),
+    )
+    whole = float(np.sqrt(squared.sum()))
+    tokens, features = _ratios(squared.sum(1), levels.tokens), _ratios(squared.sum(0), levels.features)
+    worst = max(float(_divide(whole, levels.whole)), float(tokens.max(initial=0)), float(features.max(initial=0)))
+    return Measure(whole, levels.whole, worst, tokens, features, levels)
 
 
-def _norm(array: Array) -> float:
-    return float(np.sqrt(np.square(array).sum()))
-
-
-def _ratios(error: Array, noises: Sequence[Array], counted: Array) -> Array:
+def _floored(noises: Sequence[Array], counted: Array) -> Array:
     noise = np.sqrt(np.max(noises, axis=0))
-    noise = np.maximum(noise, np.median(noise[counted]))
-    return np.where(counted, _divide(np.sqrt(error), noise), 0.0)
+    return np.where(counted, np.maximum(noise, np.median(noise[counted])), np.inf)
+
+
+def _ratios(error: Array, noise: Array) -> Array:
+    return np.where(np.isinf(noise), 0.0, _divide(np.sqrt(error), noise))
 
 
 def _divide(error: Array | float, noise: Array | float) -> Array:

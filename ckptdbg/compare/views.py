@@ -40,6 +40,8 @@ class TargetView(View):
     """Of the meetings."""
     own: tuple[Layout, ...]
     """Layouts of the anchors against the target's own tensors, in the order of ``specs``."""
+    own_met: tuple[Layout, ...]
+    """Of the meetings likewise."""
 
 
 def view_source(
@@ -76,7 +78,7 @@ def view_target(
         label(o, c, m.parameters, specs, source, mapping)
         for o, c, m in zip(own_met, meetings, graph.meetings, strict=True)
     )
-    return TargetView(specs, graph, anchors, meetings, labels, met_labels, own)
+    return TargetView(specs, graph, anchors, meetings, labels, met_labels, own, own_met)
 
 
 def _layouts(

@@ -10,6 +10,7 @@ from typing import Any
 
 from ckptdbg.report import pictures as draw
 from ckptdbg.report.changes import changes
+from ckptdbg.report.coverage import HEADINGS, MEANING, rows_of
 from ckptdbg.report.entries import EntryView, view_of
 from ckptdbg.report.files import write_text
 from ckptdbg.report.grid import layers_by_sites
@@ -62,6 +63,9 @@ def render(result: Result, *, pictures: Pictures | None = None, entries: Sequenc
         sites=sorted(result.sites, key=lambda site: site.order),
         course=draw.course(result) if result.sites else None,
         heatmap=draw.ratios(layers_by_sites(result), result.noise) if result.sites else None,
+        coverage=rows_of(result.coverage),
+        coverage_headings=HEADINGS,
+        coverage_meaning=MEANING,
         values=draw.values(pictures) if pictures is not None else None,
         values_title=pictures.title if pictures is not None else "",
     )

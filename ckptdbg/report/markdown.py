@@ -9,10 +9,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ckptdbg.report.changes import changes
+from ckptdbg.report.coverage import HEADINGS, MEANING, rows_of
 from ckptdbg.report.files import write_text
 from ckptdbg.report.names import number, place, visible
 from ckptdbg.report.words import BADGE, MARK, ratio_of, sentence, title
-from ckptdbg.result import Finding, Repair, Result
+from ckptdbg.result import Coverage, Finding, Repair, Result
 
 WORST = 20
 
@@ -31,12 +32,24 @@ def dumps(result: Result) -> str:
     if result.coverage.unexercised:
         names = "\n".join(f"- {code(name)}" for name in result.coverage.unexercised)
         blocks += ["## Parameters the probe did not reach", names]
+    if result.coverage.tensors:
+        blocks += _coverage(result.coverage)
     return "\n\n".join(blocks) + "\n"
 
 
 def summary(result: Result) -> str:
     """The verdict and the findings alone: what a notebook shows of a result."""
     return "\n\n".join(_summary(result)) + "\n"
+
+
+def _coverage(coverage: Coverage) -> list[str]:
+    rows = ((code(row.entry), *row.cells[1:]) for row in rows_of(coverage))
+    blocks = ["## Coverage", MEANING, _table(HEADINGS, rows)]
+    if coverage.unseen:
+        blocks += ["Not seen by this probe:", "\n".join(f"- {prose(line)}" for line in coverage.unseen)]
+    if coverage.proposal is not None:
+        blocks.append(f"A probe that sees more: {code(coverage.proposal)}")
+    return blocks
 
 
 def write(result: Result, path: str | os.PathLike[str]) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ckptdbg.report.changes import changes
+from ckptdbg.report.coverage import HEADINGS, rows_of
 from ckptdbg.report.grid import Floats, layers_by_sites
 from ckptdbg.report.names import count, number, visible
 from ckptdbg.report.words import BADGE, MARK, sentence, suspect, title
@@ -44,6 +45,8 @@ def show(result: Result, console: Console) -> None:
         for part in _table(result):
             if part:
                 console.print(part)
+    if result.coverage.tensors:
+        _show_coverage(result, console)
     if result.logits is not None:
         console.print(Text(_logits(result.logits)), soft_wrap=True)
         for tip in result.logits.tips:
@@ -111,6 +114,22 @@ def _table(result: Result) -> tuple[str, Table, str]:
         table.add_row(Text(grid.sites[site]), *(Text(text, style=style) for text, style in cells))
     heading = f"error in units of rounding noise, {'each piece judged alone' if alone else 'free running'}"
     return heading, table, _left_out(*left)
+
+
+def _show_coverage(result: Result, console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, no_wrap=True)
+    for row in rows_of(result.coverage):
+        table.add_row(*(Text(visible(cell)) for cell in row.cells))
+    console.print("\nthe smallest relative change that the probe shows", table, sep="\n")
+    for line in result.coverage.unseen:
+        console.print(Text(f"not seen: {visible(line)}"), soft_wrap=True)
+    if result.coverage.proposal is not None:
+        console.print(Text(f"a probe that sees more: {visible(result.coverage.proposal)}"), soft_wrap=True)
 
 
 def _left_out(sites: int, layers: int) -> str:
