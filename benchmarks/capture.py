@@ -2,8 +2,8 @@
 
 ``python benchmarks/capture.py [--quick]`` prints a Markdown table and writes it to ``build/capture.md``. Every line is
 measured in processes of its own: one for the times (CPU time, plain and captured passes taking turns) and one each for
-the peak memory. A capture is every anchor's values, in and out; there is no cheaper
-kind that keeps statistics only. Compile is the first pass: the walk, tracing and compilation included.
+the peak memory. ``values`` keeps every anchor's values, in and out; ``statistics`` only their mean, std, min, max and
+the number of non-finite ones. Compile is the first pass: the walk, tracing and compilation included.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from typing import Any
 import numpy as np
 from tables import ROOT, table, write_text
 
+from ckptdbg.models.records import Side, Statistics, Trace
+
 BATCH, LENGTH, VOCAB = 2, 128, 8000
 CASES = {"torch, 6 layers": ("torch", 6), "JAX, 8 layers": ("jax", 8), "JAX, 24 layers": ("jax", 24)}
+KINDS = ("values", "statistics")
 Pass = Callable[[], Any]
 
 
-def torch_passes(layers: int) -> tuple[Pass, Pass, int]:
-    """A Hugging Face Llama of 27 million parameters at 6 layers: plain pass, captured pass, parameters."""
+def torch_passes(layers: int) -> tuple[Pass, Side, int]:
+    """A Hugging Face Llama of 27 million parameters at 6 layers: plain pass, side, parameters."""
     import torch
     import transformers
 
@@ -49,11 +52,10 @@ def torch_passes(layers: int) -> tuple[Pass, Pass, int]:
         with torch.no_grad():
             return model(input_ids=ids).logits.numpy()
 
-    side = TorchSide(model)
-    return plain, lambda: side.run({"input_ids": tokens()}).output, sum(p.numel() for p in model.parameters())
+    return plain, TorchSide(model), sum(p.numel() for p in model.parameters())
 
 
-def jax_passes(layers: int) -> tuple[Pass, Pass, int]:
+def jax_passes(layers: int) -> tuple[Pass, Side, int]:
     """The NNX sample Llama, unrolled."""
     import jax
     import jax.numpy as jnp
@@ -67,7 +69,6 @@ def jax_passes(layers: int) -> tuple[Pass, Pass, int]:
     graph, state = nnx.split(model)
     state = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape) * 0.05, jnp.float32), state)
     model = nnx.merge(graph, state)
-    side = JaxSide(model)
 
     @jax.jit
     def forward(state: Any, ids: Any) -> Any:
@@ -78,16 +79,19 @@ def jax_passes(layers: int) -> tuple[Pass, Pass, int]:
             return np.asarray(forward(state, tokens()))
 
     size = sum(x.size for x in jax.tree.leaves(state))
-    return plain, lambda: side.run({"input_ids": tokens()}).output, size
+    return plain, JaxSide(model), size
 
 
 def tokens() -> Any:
     return np.random.default_rng(0).integers(0, VOCAB, (BATCH, LENGTH))
 
 
-def passes(case: str) -> tuple[Pass, Pass, int]:
+def passes(case: str, kind: str) -> tuple[Pass, Pass, int]:
+    """Plain pass, captured pass, parameters."""
     framework, layers = CASES[case]
-    return {"torch": torch_passes, "jax": jax_passes}[framework](layers)
+    plain, side, size = {"torch": torch_passes, "jax": jax_passes}[framework](layers)
+    capture = {"values": side.run, "statistics": side.statistics}[kind]
+    return plain, lambda: capture({"input_ids": tokens()}), size
 
 
 def timed(function: Pass) -> float:
@@ -97,20 +101,28 @@ def timed(function: Pass) -> float:
     return time.process_time() - started
 
 
-def measure_times(case: str, rounds: int) -> dict[str, Any]:
+def measure_times(case: str, kind: str, rounds: int) -> dict[str, Any]:
     """First passes, and medians of later ones that take turns. Both give one output."""
-    plain, captured, size = passes(case)
+    plain, captured, size = passes(case, kind)
     first = timed(plain), timed(captured)
-    output = captured()
-    np.testing.assert_allclose(plain().reshape(output.shape), output, atol=1e-5, rtol=1e-5)
+    check(plain(), captured())
     pairs = [(timed(plain), timed(captured)) for _ in range(rounds)]
     steady = [statistics.median(side) for side in zip(*pairs, strict=True)]
     return {"size": size, "first": first, "steady": steady, "ratio": statistics.median(c / p for p, c in pairs)}
 
 
-def measure_memory(case: str, which: int) -> float:
-    """Peak resident memory in MB of a process that loads the model and makes two passes of one kind."""
-    plain, captured, _ = passes(case)
+def check(output: Any, captured: Trace | Statistics) -> None:
+    """The captured output is the plain one."""
+    if isinstance(captured, Statistics):
+        found = [captured.output.mean, captured.output.std, captured.output.min, captured.output.max]
+        np.testing.assert_allclose(found, [output.mean(), output.std(), output.min(), output.max()], atol=1e-5)
+    else:
+        np.testing.assert_allclose(output.reshape(captured.output.shape), captured.output, atol=1e-5, rtol=1e-5)
+
+
+def measure_memory(case: str, kind: str, which: int) -> float:
+    """Peak resident memory in MB of a process that loads the model and makes two passes, plain (0) or captured."""
+    plain, captured, _ = passes(case, kind)
     chosen = captured if which else plain
     chosen()
     chosen()
@@ -123,13 +135,14 @@ def child(*arguments: Any) -> Any:
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
-def row(case: str, rounds: int) -> list[Any]:
+def row(case: str, kind: str, rounds: int) -> list[Any]:
     """One line of the table."""
-    times = child(case, "times", rounds)
-    plain, captured = child(case, "memory", 0), child(case, "memory", 1)
+    times = child(case, kind, "times", rounds)
+    plain, captured = child(case, kind, "memory", 0), child(case, kind, "memory", 1)
     (first_plain, first), (steady_plain, steady) = times["first"], times["steady"]
     return [
         case,
+        kind,
         f"{times['size'] / 1e6:.0f}M",
         f"{1e3 * first_plain:.0f} ms",
         f"{1e3 * first:.0f} ms",
@@ -142,20 +155,20 @@ def row(case: str, rounds: int) -> list[Any]:
     ]
 
 
-HEAD = ("model", "parameters", "first plain", "first captured", "ratio")
+HEAD = ("model", "kept", "parameters", "first plain", "first captured", "ratio")
 HEAD += ("steady plain", "steady captured", "ratio", "peak plain", "peak captured")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="three rounds instead of fifteen")
-    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--part", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
-        case, what, number = asked.part
-        print(json.dumps({"times": measure_times, "memory": measure_memory}[what](case, int(number))))
+        case, kind, what, number = asked.part
+        print(json.dumps({"times": measure_times, "memory": measure_memory}[what](case, kind, int(number))))
         return
-    text = table(HEAD, [row(case, 3 if asked.quick else 15) for case in CASES])
+    text = table(HEAD, [row(case, kind, 3 if asked.quick else 15) for case in CASES for kind in KINDS])
     print(f"batch {BATCH}, length {LENGTH}, float32\n\n{text}")
     write_text(ROOT / "build" / "capture.md", text)
 

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 import torch_families as families
+from typer.testing import CliRunner
 
 import ckptdbg as cd
+from ckptdbg import cli
 from ckptdbg.models.jax_model import JaxModel
 from ckptdbg.models.jax_side import JaxSide, summing
 from ckptdbg.models.records import Array, Side, Statistics, Summary, Trace
 from ckptdbg.models.torch_side import TorchSide
 from ckptdbg.models.torch_side.summing import summarise
+from ckptdbg.samples.build import build_sample
 
 FIGURES = ("mean", "std", "min", "max")
 
@@ -211,3 +214,37 @@ def test_a_capture_can_keep_statistics_only() -> None:
     assert str(found).count("\n") == len(frame)
     sites = list(frame["site"])
     assert sites[sites.index("model.norm") - 1] == graph.blocks[-2]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_sample(tmp_path_factory.mktemp("sample"), "llama_to_nnx", faults=("query-not-interleaved",)))
+
+
+@pytest.mark.parametrize(
+    ("side", "site"), [("source", "model.layers.3.mlp.up_proj.weight"), ("target", "decoder/layers_3/mlp/wi_1/kernel")]
+)
+def test_the_command_prints_a_line_per_port(config: str, side: str, site: str) -> None:
+    done = CliRunner().invoke(cli.app, ["capture", config, "--stats", "--side", side])
+    assert done.exit_code == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head.split() == ["site", "port", "layer", "mean", "std", "min", "max", "nonfinite"]
+    found = {(fields[0], fields[1]): fields[2:] for fields in map(str.split, lines)}
+    assert found[site, "out"][0] == "3"
+    assert found[site, "out"][-1] == "0"
+    assert float(found["output", "output"][1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "a capture either writes a trace or prints statistics; found neither; expected -o TRACE or --stats"),
+        (["--stats", "-o", "t"], "a capture either writes a trace or prints statistics; found both;"),
+        (["--side", "target", "-o", "t"], "a trace is of the source; found --side target; --stats shows either side"),
+    ],
+)
+def test_the_command_says_what_it_cannot_capture(config: str, options: list[str], line: str) -> None:
+    done = CliRunner().invoke(cli.app, ["capture", config, *options])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"ckptdbg: {line}")
+    assert done.stderr.count("\n") == 1
