@@ -15,6 +15,7 @@ from ckptdbg.config import Config
 from ckptdbg.errors import ConfigError
 from ckptdbg.mapping import Mapping
 from ckptdbg.mapping.tracing import Traced, trace
+from ckptdbg.mapping.tracing.origins import Convert
 
 
 def obtain_mapping(
@@ -52,6 +53,23 @@ def trace_config(
     convert = chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
     real = {name: read(name) for name in source}
     return trace(convert, source, model_config, str(asked["trace"]), real)
+
+
+def conversion_of(
+    text: str, source: Dict[str, TensorSpec], model_config: Dict[str, Any], target: Dict[str, TensorSpec] | None
+) -> Convert:
+    """What a mapping file or a conversion function (``file.py:function``, ``module:function``) does to source tensors;
+    ``target`` gives the names and shapes that a mapping file is bound to. Raises ConfigError, MappingError,
+    LoaderError."""
+    from ckptdbg.models.loaders.conversion import load_conversion
+
+    if not Path(text).exists() and ":" in text:
+        chosen = load_conversion(text, Path.cwd(), options={}, config=model_config)
+        return chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
+    if target is None:
+        raise ConfigError("a mapping file needs the names of the target", where=text, hint="add --target CHECKPOINT")
+    bound = Mapping.load(text).bind(model_config, source, target)
+    return lambda tensors: {name: value for name, value, _ in bound.values(lambda n: tensors[n])}
 
 
 def _example(spec: TensorSpec, ordinal: int) -> Any:

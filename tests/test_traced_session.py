@@ -3,8 +3,10 @@
 import textwrap
 
 import pytest
+from typer.testing import CliRunner
 
 from ckptdbg.checkpoint import open_checkpoint, write_safetensors
+from ckptdbg.cli.app import app
 from ckptdbg.obtain import trace_config
 from ckptdbg.samples.build import build_sample
 from ckptdbg.session import open_session
@@ -72,3 +74,24 @@ def test_a_conversion_function_is_compared_as_a_mapping_is(tmp_path, key_rotary)
     assert entry.file == "convert.py:convert"
     assert finding.repair is not None
     assert finding.repair.verified
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_a_script_written_down_is_judged_against_it(tmp_path, monkeypatch):
+    converted(tmp_path, key_rotary=False)
+    monkeypatch.chdir(tmp_path)
+    written = run("mapping", "trace", "config.yaml", "-o", "traced.yaml")
+    assert written.exit_code == 0, written.output
+    assert "39 of 39 tensors in 12 entries" in written.output
+    again = run("mapping", "trace", "config.yaml", "-o", "traced.yaml")
+    assert again.exit_code == 2
+    assert "there is a file here already" in again.output
+    sides = ("--source", "source", "--target", "target.safetensors")
+    assert run("mapping", "diff", "mappings/llama_to_nnx.yaml", "mappings/llama_to_nnx.yaml", *sides).exit_code == 0
+    found = run("mapping", "diff", "mappings/llama_to_nnx.yaml", "traced.yaml", *sides)
+    assert found.exit_code == 1
+    assert "layout   decoder/layers_0/self_attention/key/kernel: of the same source tensors" in found.output
+    assert "35 of 39 tensors are the same; 100.0% names right, 89.7% layouts right, 89.7% values right" in found.output

@@ -9,7 +9,7 @@ import typer
 
 from ckptdbg.cli.frame import Config, guarded, progress, say
 
-app = typer.Typer(help="Write a mapping file from a conversion function.", no_args_is_help=True)
+app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
 
 
 @app.command("trace")
@@ -46,3 +46,34 @@ def trace(
     counted = len(traced.specs) - len(traced.untraced)
     typer.echo(f"{counted} of {len(traced.specs)} tensors in {len(traced.mapping.entries)} entries", err=True)
     return 1 if traced.untraced else 0
+
+
+@app.command("diff")
+@guarded
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A mapping file, or file.py:function.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    source: Annotated[Path, typer.Option(metavar="CHECKPOINT", help="The source: its names, shapes and config.")],
+    target: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="The target's names and shapes, for mapping files.")
+    ] = None,
+) -> int:
+    """Say whether two mappings compute the same thing, tensor by tensor, however they are written.
+
+    Exits with 1 where they do not. No weights are read: both are run on probes.
+    """
+    from ckptdbg.checkpoint import open_checkpoint
+    from ckptdbg.mapping.judge import MEANING, judge
+    from ckptdbg.obtain import conversion_of
+
+    opened = open_checkpoint(source)
+    made = None if target is None else open_checkpoint(target).specs
+    with progress() as step:
+        step("running both on probes")
+        one, other = (conversion_of(text, opened.specs, opened.config or {}, made) for text in (first, second))
+        found = judge(one, other, opened.specs)
+    for item in found.differing:
+        say(f"{item.same:8} {item.target}: {MEANING[item.same]}{f' ({item.detail})' if item.detail else ''}")
+    score = ", ".join(f"{share:.1%} {what} right" for what, share in found.score.items())
+    say(f"{len(found.targets) - len(found.differing)} of {len(found.targets)} tensors are the same; {score}")
+    return 1 if found.differing else 0

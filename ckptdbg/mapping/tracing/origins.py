@@ -8,7 +8,7 @@ one source element decodes to that element; the rest is opaque.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from ckptdbg.errors import MappingError
 Array = NDArray[Any]
 Convert = Callable[[dict[str, Array]], Mapping[str, Array]]
 """A conversion: named source tensors to named target tensors. It may change the arrays it is given."""
+Run = Callable[[dict[str, Array]], dict[str, Array]]
 
 # Digits are counted in the largest base whose numbers still come out whole where the function rounds to float32,
 # float16, bfloat16 or float8 on its way, a scale applied and rounded too (which leaves two bits less than the
@@ -123,74 +124,61 @@ def _begin(name: str, sample: Array, zero: Array | None, one: Array | None) -> O
     return origin
 
 
-def _read(
-    run: Callable[[dict[str, Array]], dict[str, Array]], specs: dict[str, TensorSpec], waiting: list[Origin], base: int
-) -> None:
-    """Decode ordinal and index in digits of at most ``base``; what does not come out whole stays unread."""
-    bases = {
-        name: min(base, _LIMIT.get(spec.dtype, base), 4 if "float8" in spec.dtype else base)
-        for name, spec in specs.items()
-    }
-    ordinals = {name: i for i, name in enumerate(specs)}
-    own = min(bases.values(), default=base)  # ordinals are read before it is known whose digits they are
-    state = {o.name: np.zeros(o.ordinal.shape, np.int64) for o in waiting}
-    good = {o.name: True for o in waiting}
-    for place in range(_digits_needed(len(specs), own)):
-        labels = {n: np.full(s.shape, ordinals[n] // own**place % own, as_dtype(s.dtype)) for n, s in specs.items()}
-        for origin, digit in _decoded(run(labels), waiting, good, own):
-            state[origin.name] += digit * own**place
-    ordinal = {o.name: np.where(o.scale == 0, -1, state[o.name]) for o in waiting}
+def _read(run: Run, specs: dict[str, TensorSpec], waiting: list[Origin], base: int) -> None:
+    """Decode ordinal and index in digits of at most ``base``; what does not come out whole stays as it is."""
+    bases = np.array([min(base, 4 if "float8" in s.dtype else _LIMIT.get(s.dtype, base)) for s in specs.values()])
+    counts = np.array([math.prod(spec.shape) for spec in specs.values()])
+    own = int(bases.min(initial=base))  # ordinals are read before it is known whose digits they are
+    labels = (
+        {n: np.full(s.shape, i // own**place % own, as_dtype(s.dtype)) for i, (n, s) in enumerate(specs.items())}
+        for place in range(_digits_needed(len(specs), own))
+    )
+    ordinals = _counted(run, labels, waiting, lambda _: own)
+    waiting = [o for o in waiting if o.name in ordinals and (ordinals[o.name] < len(specs)).all()]
+    labels = (
+        {n: _index_digit(s, int(b), place) for (n, s), b in zip(specs.items(), bases, strict=True)}
+        for place in range(max(map(_digits_needed, counts, bases), default=0))
+    )
+    indices = _counted(run, labels, waiting, lambda o: bases[ordinals[o.name]])
     for origin in waiting:
-        good[origin.name] &= bool((ordinal[origin.name] < len(specs)).all())
-    counts = [math.prod(s.shape) for s in specs.values()]
-    index = {o.name: np.zeros(o.ordinal.shape, np.int64) for o in waiting}
-    base_of = np.array([bases[n] for n in specs], np.int64)
-    most = max((_digits_needed(c, bases[n]) for n, c in zip(specs, counts, strict=True)), default=0)
-    for place in range(most):
-        labels = {n: _index_digit(s, bases[n], place) for n, s in specs.items()}
-        for origin, digit in _decoded(run(labels), waiting, good, base):
-            weight = (
-                base_of[np.maximum(ordinal[origin.name], 0)].astype(object if base**place > 2**62 else np.int64)
-                ** place
-            )
-            index[origin.name] += (digit * weight).astype(np.int64)
-    size = np.array(counts, np.int64)
-    for origin in waiting:
-        name = origin.name
-        inside = index[name] < size[np.maximum(ordinal[name], 0)]
-        if good[name] and bool((inside | (ordinal[name] < 0)).all()):
-            origin.ordinal, origin.index, origin.opaque = (
-                ordinal[name],
-                np.where(ordinal[name] < 0, -1, index[name]),
-                "",
-            )
+        if origin.name in indices and (indices[origin.name] < counts[ordinals[origin.name]]).all():
+            alive = origin.scale != 0
+            origin.ordinal = np.where(alive, ordinals[origin.name], -1)
+            origin.index = np.where(alive, indices[origin.name], -1)
+            origin.opaque = ""
 
 
-def _decoded(out: dict[str, Array], waiting: list[Origin], good: dict[str, bool], base: int):
-    for origin in waiting:
-        value = out.get(origin.name)
-        if value is None or value.shape != origin.ordinal.shape:
-            good[origin.name] = False
-            continue
-        with np.errstate(all="ignore"):
-            digit = (value.astype(np.float64) - origin.shift) / np.where(origin.scale == 0, 1.0, origin.scale)
-            whole = np.rint(digit)
-            off = np.abs(digit - whole)
-        alive = origin.scale != 0
-        if not (
-            np.isfinite(digit).all()
-            and (off[alive] <= _OFF).all()
-            and (whole[alive] >= 0).all()
-            and (whole[alive] < base).all()
-        ):
-            good[origin.name] = False
-            continue
-        yield origin, np.where(alive, whole, 0).astype(np.int64)
+def _counted(
+    run: Run, labels: Iterable[dict[str, Array]], waiting: list[Origin], base: Callable[[Origin], Any]
+) -> dict[str, Array]:
+    """The number at every element, by target, least digit first; targets with a digit that is none are left out."""
+    numbers = {o.name: np.zeros(o.ordinal.shape, np.int64) for o in waiting}
+    for place, label in enumerate(labels):
+        out = run(label)
+        for origin in waiting:
+            digit = _digit(out.get(origin.name), origin, base(origin)) if origin.name in numbers else None
+            if digit is None:
+                numbers.pop(origin.name, None)
+            else:
+                numbers[origin.name] += digit * np.asarray(base(origin), np.int64) ** place
+    return numbers
+
+
+def _digit(value: Array | None, origin: Origin, base: Any) -> Array | None:
+    """One digit of every element, 0 for constants; None where some element holds none."""
+    if value is None or value.shape != origin.ordinal.shape:
+        return None
+    alive = origin.scale != 0
+    with np.errstate(all="ignore"):
+        exact = np.where(alive, (value.astype(np.float64) - origin.shift) / np.where(alive, origin.scale, 1.0), 0.0)
+        whole = np.rint(exact)
+        good = np.isfinite(exact) & (np.abs(exact - whole) <= _OFF) & (whole >= 0) & (whole < base)
+    return whole.astype(np.int64) if good.all() else None
 
 
 def _digits_needed(count: int, base: int) -> int:
     places = 1
-    while base**places < count:
+    while int(base) ** places < count:
         places += 1
     return places
 
