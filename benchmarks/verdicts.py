@@ -168,11 +168,10 @@ def names(finding: Finding, planted: Planted, *, anywhere: bool = False) -> bool
 
 
 def states(planted: Planted, findings: Sequence[Finding], mapping: BoundMapping) -> bool:
-    """Whether these findings say what was done to the tensor: by its word, and with its number or partner where it has
-    one."""
+    """Whether these findings say what was done: by its word, and with its number or partner where it has one."""
     what, text = planted.fault.difference, " ".join(t for f in findings for t in _texts(f))
     if what.how == "defined":
-        return True
+        return re.search(what.says, text) is not None and _says_ratio(text, what.by)
     if what.how == "elements":
         return f"{what.count} of " in text
     if what.how in ("scaled", "shifted"):
@@ -199,9 +198,18 @@ def _says_number(text: str, how: str, by: float | None) -> bool:
     words = re.search(r"times|scale|factor" if how == "scaled" else r"plus|add|shift", text)
     if by is None or words is None:
         return words is not None
-    numbers = [float(n) for n in re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)]
     wanted = (by, 1 / by) if how == "scaled" else (by, -by)
-    return any(np.isclose(n, w, rtol=1e-4) for n in numbers for w in wanted)
+    return any(np.isclose(n, w, rtol=1e-4) for n in _numbers(text) for w in wanted)
+
+
+def _says_ratio(text: str, by: float | None) -> bool:
+    """Two values of which one is so many times the other."""
+    values = [abs(n) for n in _numbers(text) if n]
+    return by is None or any(np.isclose(a / b, by, rtol=2e-3) for a in values for b in values)
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(n) for n in re.findall(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", text)]
 
 
 def _says_partner(planted: Planted, text: str, mapping: BoundMapping) -> bool:

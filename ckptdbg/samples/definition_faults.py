@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ckptdbg.samples.fault import ALL, LLAMA, MOE, ROTARY, Effect, Fault, fault_table
+from ckptdbg.samples.fault import ALL, LLAMA, MOE, ROTARY, Difference, Effect, Fault, fault_table
 
 Options = dict[str, Any]
 
@@ -16,6 +16,7 @@ def definition_fault(
     pairs: tuple[str, ...],
     edit: Callable[[Options], None] | None = None,
     *,
+    difference: Difference,
     region: tuple[str, ...] = (),
     entries: tuple[str, ...] = (),
     effect: Effect = "diverges",
@@ -33,11 +34,16 @@ def definition_fault(
         "definition",
         pairs,
         edit or set_options,
-        entries=entries,
+        difference,
+        entries,
         effect=effect,
         region=region,
         mended_by=entries,
     )
+
+
+def _defined(says: str, by: float | None = None) -> Difference:
+    return Difference("defined", by=by, says=says)
 
 
 def multiplied(option: str, factor: float) -> Callable[[Options], None]:
@@ -74,12 +80,14 @@ DEFINITION_FAULTS = fault_table(
         "the rotary base is 50 times that of the source",
         ROTARY,
         multiplied("rope_theta", 50.0),
+        difference=_defined("rotary base|theta", by=50.0),
         region=_ROTATED,
     ),
     definition_fault(
         "rope-partial",
         "only half of each head is rotated",
         (*LLAMA, "qwen3_to_nnx"),
+        difference=_defined("rotated part|fraction|partial"),
         region=_ROTATED,
         rope_fraction=0.5,
     ),
@@ -88,22 +96,30 @@ DEFINITION_FAULTS = fault_table(
         "the norms' epsilon is 100 times that of the source",
         ROTARY,
         multiplied("norm_epsilon", 100.0),
+        difference=_defined("epsilon", by=100.0),
         region=_RMS_NORMS,
     ),
     definition_fault(
         "layer-norm-epsilon",
         "LayerNorm's epsilon is 1e-3",
         _LEARNED_POSITIONS,
+        difference=_defined("epsilon"),
         region=("attention.norm", "mlp.norm", "final_norm", "embedding.norm"),
         norm_epsilon=1e-3,
     ),
     definition_fault(
-        "gelu-for-silu", "GELU where the source has SiLU", (*LLAMA, *MOE), region=_MLP_OR_EXPERTS, activation="gelu"
+        "gelu-for-silu",
+        "GELU where the source has SiLU",
+        (*LLAMA, *MOE),
+        difference=_defined("silu.*gelu|gelu.*silu"),
+        region=_MLP_OR_EXPERTS,
+        activation="gelu",
     ),
     definition_fault(
         "gelu-tanh",
         "GELU by tanh where the source has the exact one",
         ("bert_to_jax",),
+        difference=_defined("gelu by tanh"),
         region=_MLP_OR_EXPERTS,
         activation="gelu_tanh",
     ),
@@ -111,35 +127,69 @@ DEFINITION_FAULTS = fault_table(
         "gelu-exact",
         "exact GELU where the source has the one by tanh",
         _HALF_SPLIT_GELU,
+        difference=_defined("gelu by tanh"),
         region=_MLP_OR_EXPERTS,
         activation="gelu",
     ),
-    definition_fault("attention-scale", "attention scores are halved", ALL, region=_SCORES, attention_scale=0.5),
-    definition_fault("no-causal-mask", "tokens look ahead", _CAUSAL, region=_SCORES, causal=False),
     definition_fault(
-        "causal-mask", "tokens do not look ahead where they should", ("bert_to_jax",), region=_SCORES, causal=True
+        "attention-scale",
+        "attention scores are halved",
+        ALL,
+        difference=_defined("scale of the attention|attention scale", by=0.5),
+        region=_SCORES,
+        attention_scale=0.5,
+    ),
+    definition_fault(
+        "no-causal-mask", "tokens look ahead", _CAUSAL, difference=_defined("causal|mask"), region=_SCORES, causal=False
+    ),
+    definition_fault(
+        "causal-mask",
+        "tokens do not look ahead where they should",
+        ("bert_to_jax",),
+        difference=_defined("causal|mask"),
+        region=_SCORES,
+        causal=True,
     ),
     definition_fault(
         "qk-norm-after-rope",
         "query and key are normed after the rotation",
         _QK_NORM,
+        difference=_defined("before the rotation|order of"),
         region=_ROTATED,
         qk_norm_after_rope=True,
     ),
     definition_fault(
-        "attention-cap-missing", "no soft cap on attention scores", _GEMMA2, region=_SCORES, attention_cap=None
+        "attention-cap-missing",
+        "no soft cap on attention scores",
+        _GEMMA2,
+        difference=_defined("cap"),
+        region=_SCORES,
+        attention_cap=None,
     ),
     definition_fault(
-        "final-cap-missing", "no soft cap on the logits", _GEMMA2, region=("embedding", "head"), final_cap=None
+        "final-cap-missing",
+        "no soft cap on the logits",
+        _GEMMA2,
+        difference=_defined("cap"),
+        region=("embedding", "head"),
+        final_cap=None,
     ),
-    definition_fault("window-missing", "no sliding window", _GEMMA2, region=_SCORES, window=None),
     definition_fault(
-        "window-off-by-one", "the sliding window is one token wider", _GEMMA2, plus("window", 1), region=_SCORES
+        "window-missing", "no sliding window", _GEMMA2, difference=_defined("window"), region=_SCORES, window=None
+    ),
+    definition_fault(
+        "window-off-by-one",
+        "the sliding window is one token wider",
+        _GEMMA2,
+        plus("window", 1),
+        difference=_defined("window"),
+        region=_SCORES,
     ),
     definition_fault(
         "embedding-scale-missing",
         "the embedding is not multiplied by sqrt(hidden)",
         _GEMMA2,
+        difference=_defined("scale of the embedding|embedding.* (scaled|multiplied)"),
         region=("embedding",),
         embedding_scale=False,
     ),
@@ -147,14 +197,23 @@ DEFINITION_FAULTS = fault_table(
         "norm-offset-in-both",
         "the target adds 1 to its norm scales, and so does the mapping",
         _GEMMA2,
+        difference=Difference("shifted", by=1.0),
         norm_offset=1.0,
         entries=("attention.norm", "attention.norm_after", "mlp.norm", "mlp.norm_after", "final_norm"),
     ),
-    definition_fault("router-top-k", "the router picks one expert fewer", MOE, plus("top_k", -1), region=("moe.",)),
+    definition_fault(
+        "router-top-k",
+        "the router picks one expert fewer",
+        MOE,
+        plus("top_k", -1),
+        difference=_defined("experts per token|top.?k|chosen"),
+        region=("moe.",),
+    ),
     definition_fault(
         "router-not-normalised",
         "the chosen experts' weights do not add up to one",
         MOE,
+        difference=_defined("normali"),
         region=("moe.",),
         normalise_top_k=False,
     ),
@@ -162,6 +221,7 @@ DEFINITION_FAULTS = fault_table(
         "position-offset",
         "learned positions start at 1",
         _LEARNED_POSITIONS,
+        difference=_defined("first position|position_offset|starts? at"),
         region=("positions", "embedding.position"),
         position_offset=1,
     ),
@@ -169,6 +229,7 @@ DEFINITION_FAULTS = fault_table(
         "head-bfloat16",
         "the head computes in bfloat16: a floor, no fault",
         tuple(pair for pair in ALL if pair != "bert_to_jax"),
+        difference=_defined("bfloat16"),
         region=("head", "embedding"),
         effect="rounding",
         logits_dtype="bfloat16",

@@ -37,7 +37,10 @@ class Difference:
 
     how: How
     by: float | None = None
-    """The factor (scaled) or the term (shifted), where it does not depend on the model's sizes."""
+    """The factor (scaled) or the term (shifted), where it does not depend on the model's sizes; the factor between the
+    two models' values (defined)."""
+    says: str = ""
+    """What is called by its name (defined): a regular expression."""
     count: int | None = None
     """How many elements (elements)."""
     dtype: str | None = None
@@ -58,7 +61,7 @@ class Fault:
     edit: Callable[..., None]
     """``mapping``: called with the nodes of ``entries``, in order, to change in place. ``weights``: called with
     ``Weights`` and a layer. ``definition``: called with the target's options."""
-    difference: Difference = Difference("defined")
+    difference: Difference
     entries: tuple[str, ...] = ()
     """The mapping entries that a report should name."""
     layers: tuple[int, ...] | None = None
