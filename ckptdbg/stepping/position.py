@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class Code:
 
     def printed(self) -> Iterator[str]:
         """The place, then its lines with the one that runs marked."""
-        at = " ".join(part for part in (visible(self.where.scope), place(self.where.file, self.where.line)) if part)
+        at = " ".join(p for p in (visible(self.where.scope), place(_short(self.where.file), self.where.line)) if p)
         yield f"  {self.side}  {at or 'no place in its code is known'}"
         for line, text in self.lines:
             yield f"    {'>' if line == self.where.line else ' '} {line:5}  {visible(text)}".rstrip()
@@ -151,6 +152,11 @@ def _lines(where: Where) -> tuple[tuple[int, str], ...]:
     found = [(n, linecache.getline(where.file, n).rstrip()) for n in numbers]
     # A trace made elsewhere names files that are not here.
     return tuple(found) if any(text for _, text in found) else ()
+
+
+def _short(file: str | None) -> str | None:
+    """The file of an installed package is named from there."""
+    return file if file is None else re.split(r"[/\\](?:site|dist)-packages[/\\]", file)[-1]
 
 
 def _region(comparison: Comparison, stop: Stop) -> Region | None:

@@ -65,6 +65,7 @@ def test_where_names_entry_code_and_region(jax_stepper):
     text = str(position)
     assert text.startswith("[8 of 34]  layer 0  decoder/layers_0/self_attention/out/kernel in\n")
     assert f">   {source.where.line}" in text
+    assert f"self_attn.o_proj transformers/models/llama/modeling_llama.py:{source.where.line}\n" in text
 
 
 def test_goto_takes_the_order_of_a_row(torch_stepper):
