@@ -67,9 +67,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for done in in_workers(pairs, asked, Path(folder), given.workers):
             rows |= {_key(row): row for row in done}
-            seconds = round(time.perf_counter() - started, 1)
-            write_results(given.output, {"summary": tally(rows.values(), seconds), "cases": list(rows.values())})
-    print(tally(rows.values(), round(time.perf_counter() - started, 1)))
+            summary = {**tally(rows.values(), round(time.perf_counter() - started, 1)), "workers": given.workers}
+            write_results(given.output, {"summary": summary, "cases": list(rows.values())})
 
 
 def in_workers(pairs: Sequence[str], asked: Asked, folder: Path, workers: int) -> Iterator[list[dict[str, Any]]]:
