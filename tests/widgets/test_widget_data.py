@@ -94,6 +94,19 @@ def test_what_was_not_measured_and_what_is_not_finite_are_told_apart():
     assert [s["alone"] and s["alone"]["ratio"] for s in shown] == [None, None, "nonfinite", 2.0]
 
 
+def experts(count):
+    parts = [(f"moe/wo[{i}]", port) for i in range(count) for port in ("in", "out")]
+    sites = [site("moe.down", "0", port, order, 1.5, 1.5, site=name) for order, (name, port) in enumerate(parts)]
+    return result(bad=None, sites=[*sites, site("moe.next", "0", "in", 2 * count, 1.5, 1.5)])
+
+
+def test_experts_of_a_layer_share_a_cell_and_are_told_apart():
+    data = sites_of(experts(3))
+    assert {(s["row"], s["column"]) for s in data["sites"][:6:2]} == {(0, 0)}
+    assert [(s["group"], s["leaf"]) for s in data["sites"][:6:2]] == [("moe.down", f"[{i}]") for i in range(3)]
+    assert [(c["group"], c["leaf"]) for c in data["columns"]] == [("moe", "down"), ("moe", "down"), ("moe", "next")]
+
+
 def test_the_first_divergence_is_found_by_what_it_is():
     """Its order counts anchors' sites only, so that it is another site's where blocks come before it."""
     given = result()

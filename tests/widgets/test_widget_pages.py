@@ -172,6 +172,22 @@ def test_a_group_folds_and_opens_again_when_stepped_into(opened):
     assert rows.count() == 2 * len(NAMES)
 
 
+def test_many_experts_are_shut_and_stepped_over(opened):
+    parts = [(f"moe/wo[{i}]", port) for i in range(20) for port in ("in", "out")]
+    sites = [site("moe.down", "0", port, order, 1.5, 1.5, site=name) for order, (name, port) in enumerate(parts)]
+    sites.append(site("moe.next", "0", "in", 40, 1.5, 1.5))
+    shown = opened(page("x", [LayerStepper(result(bad=None, sites=sites))]))
+    shown.locator(STEPPER).focus()
+    rows = shown.locator(".ck-stepper tr.ck-source")
+    assert rows.count() == 1, "only what is not in the large group"
+    walk(shown, "ArrowDown")
+    assert trait(shown, 0, "position") == 40
+    walk(shown, "ArrowUp", "ArrowRight")
+    assert rows.count() == 41
+    walk(shown, "ArrowUp")
+    assert trait(shown, 0, "position") == 38, "opened, it is stepped through"
+
+
 def test_both_sides_stand_above_each_other(opened):
     shown = opened(page("x", [LayerStepper(result())]))
     line = text(shown, ".ck-stepper tr.is-here")
@@ -241,6 +257,33 @@ def test_the_heatmap_is_walked_zoomed_and_selected_by_keys(opened):
     walk(shown, "0", "n")
     assert "token 1, feature 1" in text(shown, ".ck-heat .ck-readout")
     assert "1 in target" in text(shown, ".ck-heat .ck-scale:has(.divergent)")
+
+
+def test_values_may_come_as_an_array_buffer(opened):
+    """As some notebooks hand binary traits over; and at an odd offset, as a view into a larger message."""
+    values = np.arange(12, dtype=np.float32).reshape(3, 4)
+    shown = opened(page("x", [ActivationHeatmap(values, values)]))
+    read = shown.evaluate("""() => {
+      const [, model] = window.shown[0];
+      const bytes = new Uint8Array(model.get("source").buffer);
+      const odd = new Uint8Array(bytes.length + 1);
+      odd.set(bytes, 1);
+      return [bytes.buffer, new DataView(odd.buffer, 1)].map((source) => {
+        model.set("source", source);
+        const el = document.createElement("div");
+        document.body.append(el);
+        window.widgets.activation_heatmap.render({ model, el });
+        return el.querySelector(".ck-readout").textContent;
+      });
+    }""")
+    shown.locator(HEAT).first.focus()
+    walk(shown, "ArrowDown", "ArrowRight")
+    assert "source 5" in text(shown, ".ck-heat .ck-readout")
+    assert len(read) == 2
+    for index in (1, 2):
+        shown.locator(HEAT).nth(index).focus()
+        walk(shown, "ArrowDown", "ArrowRight")
+        assert "source 5" in shown.locator(".ck-heat .ck-readout").nth(index).inner_text()
 
 
 def test_heads_by_tokens_shows_which_head_is_wrong(opened):

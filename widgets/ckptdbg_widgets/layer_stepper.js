@@ -13,6 +13,7 @@ const KEYS = [
   ["→ ←", "fold open, shut"],
   ["Enter", "select"],
 ];
+const LARGE = 16;
 const FIGURES = ["mean", "std", "min", "max"];
 
 class LayerStepper {
@@ -43,7 +44,7 @@ class LayerStepper {
     this.rows = this.data.rows.map((row, index) => ({ ...row, sites: [] , index }));
     this.data.sites.forEach((site, index) => this.rows[site.row].sites.push({ ...site, index }));
     this.order = this.rows.flatMap((row) => row.sites.map((site) => site.index)).sort((a, b) => a - b);
-    this.shut = new Set();
+    this.shut = this.large();
     this.shown = null;
     const { verdict, sentence } = this.data;
     this.frame.setAttribute("aria-label", `Layer stepper: ${verdict.badge}. ${sentence} ${KEYS.map((k) => k.join(": ")).join("; ")}`);
@@ -88,11 +89,22 @@ class LayerStepper {
     this.show();
   }
 
+  // A shut group is stepped over.
   step(by) {
-    const next = this.position + by;
+    const { sites } = this.data;
+    const here = sites[this.position];
+    const inside = (site) => site && this.shut.has(site.group) && site.group === here.group && site.row === here.row;
+    let next = this.position + by;
+    while (inside(sites[next])) next += by;
     if (next < 0 || next >= this.data.sites.length) return this.live.say(by > 0 ? "the end of the run" : "the start of the run");
-    this.shut.delete(this.data.sites[next].group);
     this.go(next);
+  }
+
+  // Groups that would fill the layer's table (experts): shut until opened.
+  large() {
+    const count = new Map();
+    for (const { row, group } of this.data.sites) count.set(`${row} ${group}`, (count.get(`${row} ${group}`) ?? 0) + 1);
+    return new Set([...count].filter(([, sites]) => sites > LARGE).map(([key]) => key.slice(key.indexOf(" ") + 1)));
   }
 
   layer(by) {

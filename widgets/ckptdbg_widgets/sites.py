@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ckptdbg.report.names import place, visible
+from ckptdbg.report.names import visible
 from ckptdbg.report.words import BADGE, MARK, sentence, where
 from ckptdbg.result import Isolated, Result, Site, Stats
 
@@ -26,6 +27,8 @@ def sites_of(result: Result) -> dict[str, Any]:
     rows = list(dict.fromkeys(map(_row, sites)))
     columns = merged([_column(s) for s in sites if s.layer == layer] for layer in _layers(sites))
     outside = {row: merged([[_column(s) for s in sites if _row(s) == row]]) for row in rows if row[0] == "outside"}
+    shown = [_site(s, rows.index(_row(s)), outside.get(_row(s), columns).index(_column(s))) for s in sites]
+    _tell_apart(shown)
     blamed = _suspects(result)
     suspects = [blamed.get((s.entry, s.port, s.layer), s.entry) for s in sites]
     return {
@@ -34,7 +37,7 @@ def sites_of(result: Result) -> dict[str, Any]:
         "noise": {"suspect": result.noise.suspect, "divergent": result.noise.divergent},
         "rows": [{"kind": kind, "name": visible(name)} for kind, name in rows],
         "columns": [_heading(column) for column in columns],
-        "sites": [_site(s, rows.index(_row(s)), outside.get(_row(s), columns).index(_column(s))) for s in sites],
+        "sites": shown,
         "first": _first(sites, result),
         "isolated": any(site.isolated is not None for site in sites),
         "suspects": [name if name is None else visible(name) for name in suspects],
@@ -117,7 +120,7 @@ def _site(site: Site, row: int, column: int) -> dict[str, Any]:
         **{key: value for key, value in _heading(_column(site)).items() if key != "port"},
         "label": visible(site.site),
         "entry": None if site.entry is None else visible(site.entry),
-        "scope": _scope(site.scope),
+        "scope": visible(site.scope),
         "shape": site.shape,
         "source": _stats(site.source),
         "target": _stats(site.target),
@@ -127,10 +130,13 @@ def _site(site: Site, row: int, column: int) -> dict[str, Any]:
     }
 
 
-def _scope(scope: str) -> str:
-    """A scope that ends in ``file:line`` is named from the working directory."""
-    path, colon, line = scope.rpartition(":")
-    return place(path, int(line)) if colon and line.isdecimal() else visible(scope)
+def _tell_apart(sites: list[dict[str, Any]]) -> None:
+    """Sites of one place (the experts of a layer) become a group of their own, told apart by how their names end."""
+    cells = Counter((site["row"], site["column"]) for site in sites)
+    for site in sites:
+        if cells[site["row"], site["column"]] > 1:
+            number = re.search(r"\[[\d, ]+\]$", site["label"])
+            site["group"], site["leaf"] = site["name"], number[0] if number else site["label"]
 
 
 def _measured(site: Site, figures: Site | Isolated) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from ckptdbg.result import Noise
 @own_style()
 def ratios_png(grid: Grid, noise: Noise) -> bytes:
     """Free-running and isolated ratios side by side."""
-    return png(ratios_figure(grid, noise))
+    return png(ratios_figure(grid, noise), dpi=80)
 
 
 @own_style()
 def values_png(pictures: Pictures) -> bytes:
     """Source, target and difference side by side."""
-    return png(values_figure(pictures))
+    return png(values_figure(pictures), dpi=80)

@@ -4,7 +4,7 @@ import { css, table } from "./colour.js";
 import { h, svg } from "./dom.js";
 import { NONFINITE, level, rank, ratio } from "./format.js";
 
-const WIDE = 132;
+const WIDE = 104;
 
 // Decades that the longest meter shows.
 export function topOf(data) {
