@@ -45,8 +45,6 @@ class Asked:
     """Only these faults, singly; all where there are none."""
     paired: int = PAIRED
     repair: bool = True
-    share: float = 1.0
-    """Of the cases, how many are run: drawn by the seed."""
 
 
 def main() -> None:
@@ -68,16 +66,21 @@ def main() -> None:
         for done in in_workers(pairs, asked, Path(folder), given.workers):
             rows |= {_key(row): row for row in done}
             summary = {**tally(rows.values(), round(time.perf_counter() - started, 1)), "workers": given.workers}
-            write_results(given.output, {"summary": summary, "cases": list(rows.values())})
+            cases = sorted(rows.values(), key=lambda r: list_pairs().index(r["pair"]))
+            write_results(given.output, {"summary": summary, "cases": cases})
 
 
 def in_workers(pairs: Sequence[str], asked: Asked, folder: Path, workers: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of each conversion, as they are done."""
+    """The rows of each conversion, as they are done. One that cannot be opened is told at the end, after the others."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting = {pool.submit(run_pair, pair, asked, folder): pair for pair in pairs}
         for done in as_completed(waiting):
-            yield done.result()
+            if done.exception() is None:
+                yield done.result()
+    failed = [f"{waiting[d]}: {error!r}" for d in waiting if (error := d.exception()) is not None]
+    if failed:
+        raise SystemExit("not run: " + "; ".join(failed))
 
 
 def run_pair(pair: str, asked: Asked, folder: Path) -> list[dict[str, Any]]:

@@ -52,8 +52,8 @@ def faults_page(results: dict[str, Any], healthy: dict[str, Any]) -> str:
     return (
         "# Planted faults\n\n"
         f"Made by `make bench-faults` (`benchmarks/fault_table.py`, then `benchmarks/pages.py`), seed {seeds}, in "
-        f"{_minutes(summary['seconds'])} by {summary['workers']} worker processes ({_minutes(summary['cpu_seconds_of_all_cases'])} of "
-        "processor time), repairs tried and proved.\n\n"
+        f"{_minutes(summary['seconds'])} by {summary['workers']} worker processes "
+        f"({_minutes(summary['cpu_seconds_of_all_cases'])} of processor time), repairs tried and proved.\n\n"
         "A fault is *named* when a finding names every entry it was planted in, in a layer where it was planted (of a "
         "fault in the target's code, which no entry made: an entry next to it). A symmetry is to be reported with "
         "`effect: none` and exit status 0, a lower precision as a precision floor. The *difference is stated* when "
@@ -110,8 +110,8 @@ def _judges(rows: list[Row], summary: dict[str, Any], healthy: dict[str, Any]) -
         "printed and with the vocabulary of Llama 3 to divide by; MaxText's limit on the largest KL of a token, here "
         "over the whole probe; 16 tokens decoded from 4 prompts; the cosine of the layers' outputs; `torch.allclose` "
         "on the layers' outputs, and on the outputs of all modules in order. The first layer or module that is off is "
-        "blamed, so that `allclose`, which alarms in the first layer of a healthy conversion, is right about every fault "
-        "that lies in the first layer too. A judge is not counted where it cannot be applied: without logits, or "
+        "blamed, so that `allclose`, which alarms in the first layer of a healthy conversion, is right about every "
+        "fault that lies in the first layer too. A judge is not counted where it cannot be applied: without logits, or "
         "without layers to hook.\n\n" + table(head, lines)
     )
 
