@@ -23,41 +23,47 @@ result
 # %% [markdown]
 # ## Look
 #
-# Arrow keys walk over the sites, `n` and `p` over the divergences, `f` goes to the first.
+# Click into the map, or press `f` there for the first divergence; arrow keys step, `n` and `p` go to the next and the
+# previous one. What is chosen in one window is shown by the others.
 
 # %%
-from ckptdbg_widgets import DivergenceMap
-
-DivergenceMap(result)
+session.debug()
 
 # %% [markdown]
 # ## Step
 #
-# To the next divergence: where it is, in both models' code, and what is there.
+# The same from cells, with one cursor for both. Where it stands, in both models' code, and what is there:
 
 # %%
-session.continue_()
+session.where()
 
 # %%
 session.show()
 
 # %% [markdown]
-# ## Try
-#
-# If the source's own values stood here, what would recover? And what would the proposed repair do?
+# `session.step()`, `next()`, `back()` and `continue_()` move it. If the source's own values stood here, what would
+# recover?
 
 # %%
 session.plant() if result.first_divergence else None
+
+# %% [markdown]
+# ## Try
+#
+# What would the last of the proposed repairs do? `session.try_("attention.query", "scale: 2")` tries an op of your own,
+# `session.apply()` goes on under what was tried, `session.undo()` takes it back, `session.write("mended.yaml")` writes
+# the mapping with everything applied.
 
 # %%
 repairs = [number for number, finding in enumerate(result.findings, 1) if finding.repair]
 session.try_(repairs[-1]) if repairs else None
 
 # %% [markdown]
-# `session.apply()` goes on under what was tried, `session.undo()` takes it back, `session.write("mended.yaml")` writes
-# the mapping with everything applied.
-#
 # ## Keep
+#
+# One page that opens without a kernel and stays interactive:
 
 # %%
-result.to_html("ckptdbg-report.html")
+from ckptdbg_widgets import export
+
+export(result, "ckptdbg-report.html", comparison=session.comparison, mapping=session.mapping)

@@ -111,6 +111,7 @@ def _wait_for(lab: Lab, server: subprocess.Popen[bytes], log: Path, seconds: flo
 class Notebook:
     """A notebook open in the browser."""
 
+    lab: Lab
     page: Page
     errors: list[str]
     """What the page complained of."""
@@ -122,7 +123,7 @@ class Notebook:
     @classmethod
     def open(cls, page: Page, lab: Lab, name: str, seconds: float = 60) -> Notebook:
         """Load it and wait until its kernel would run a cell."""
-        shown = cls(page, [], [], [])
+        shown = cls(lab, page, [], [], [])
         page.on("pageerror", lambda error: shown.errors.append(str(error)))
         page.on("console", lambda message: shown.errors.append(message.text) if message.type == "error" else None)
         page.on("websocket", shown._listen)
