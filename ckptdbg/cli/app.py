@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from ckptdbg.cli import capture, compare, demo, inspect, logits, mapping, step, verify
+from ckptdbg.cli import capture, compare, convert, demo, inspect, logits, mapping, step, verify
 from ckptdbg.cli.open import open_notebook
 
 app = typer.Typer(
@@ -18,7 +18,16 @@ app = typer.Typer(
 )
 
 # In the order in which `--help` lists them.
-for command in (demo.demo, compare.compare, step.step, capture.capture, inspect.inspect, logits.logits, verify.verify):
+for command in (
+    demo.demo,
+    compare.compare,
+    step.step,
+    capture.capture,
+    inspect.inspect,
+    logits.logits,
+    verify.verify,
+    convert.convert,
+):
     app.command()(command)
 app.add_typer(mapping.app, name="mapping")
 app.command("open", context_settings={"ignore_unknown_options": True})(open_notebook)

@@ -1,0 +1,117 @@
+"""`ckptdbg convert`: a checkpoint made through the mapping, in either direction, or mended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ckptdbg.cli.frame import Config, complain, guarded, progress, say
+
+if TYPE_CHECKING:
+    from ckptdbg.config import Config as ReadConfig
+    from ckptdbg.mapping import Mapping
+    from ckptdbg.weights.checkpoints import Tensors
+    from ckptdbg.weights.convert import Conversion
+
+
+@guarded
+def convert(
+    config: Config,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="A folder, or one file where it ends in .safetensors.")
+    ],
+    reverse: Annotated[bool, typer.Option("--reverse", help="Make the source's tensors from the target's.")] = False,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Diagnose first, and convert with the verified repairs of the mapping.")
+    ] = False,
+    dtype: Annotated[str | None, typer.Option(metavar="NAME", help="Store floating-point tensors so.")] = None,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The most bytes in one file of a folder.")] = "5GB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at OUT.")] = False,
+) -> int:
+    """Convert a checkpoint through the mapping, tensor by tensor. What is interrupted is gone on with."""
+    from ckptdbg.checkpoint.shards import GO_ON
+    from ckptdbg.config import load_config
+    from ckptdbg.errors import ConfigError
+    from ckptdbg.weights.checkpoints import open_mapping
+    from ckptdbg.weights.convert import parse_size, write
+
+    if reverse and (fix or dtype):
+        raise ConfigError("--reverse goes with neither --fix nor --dtype")
+    read, size = load_config(config), parse_size(shard_size)
+    with progress() as step:
+        mapping = _mended(config, step) if fix else open_mapping(read)
+        if mapping is None:
+            return 1
+        conversion, beside = _conversion(read, mapping, reverse, dtype)
+        single = out.suffix == ".safetensors"
+        extra = {} if single else _beside(beside) | ({"mapping.yaml": mapping.text} if fix else {})
+        if fix and single:
+            _check_free(out.with_suffix(".mapping.yaml"), overwrite)
+        try:
+            kept = write(conversion, out, shard_size=size, overwrite=overwrite, extra=extra, progress=step)
+        except KeyboardInterrupt:
+            complain(f"interrupted; {GO_ON}")
+            return 130
+    for line in conversion.dropped:
+        say(line)
+    if kept:
+        say(f"kept from an earlier run: {', '.join(kept)}")
+    if fix and single:
+        say(f"wrote {_write_mapping(mapping, out.with_suffix('.mapping.yaml'))}")
+    say(f"wrote {out}: {len(conversion.specs())} tensors, read back and compared")
+    return 0
+
+
+def _conversion(
+    config: ReadConfig, mapping: Mapping, reverse: bool, dtype: str | None
+) -> tuple[Conversion, Path | None]:
+    """What to make of what, and the folder whose ``config.json`` belongs to the result."""
+    from ckptdbg.errors import CkptdbgError
+    from ckptdbg.weights.checkpoints import open_side
+    from ckptdbg.weights.convert import backward, forward
+
+    source = open_side(config.source, "source", config.file)
+    target: Tensors | None = None
+    if reverse:
+        return backward(mapping, source, open_side(config.target, "target", config.file)), config.source.path
+    with suppress(CkptdbgError):  # it may be yet to come, or of a format of its own: only its dtypes are asked for
+        target = open_side(config.target, "target", config.file)
+    return forward(mapping, source, target, dtype), config.target.path
+
+
+def _mended(config: Path, step: Callable[[str], None]) -> Mapping | None:
+    """The mapping with its verified repairs; None, said, where what is wrong could not be mended."""
+    from ckptdbg.session import open_session
+
+    session = open_session(config)
+    session.progress = step
+    diagnosis = session.diagnosis
+    open_ones = [f for f in diagnosis.findings if f.effect == "diverges" and not (f.repair and f.repair.verified)]
+    for finding in diagnosis.findings:
+        say(f"found: {finding.explanation}")
+    if open_ones:
+        complain(f"{len(open_ones)} findings could not be mended: nothing was written; see `ckptdbg compare`")
+        return None
+    return diagnosis.mapping
+
+
+def _beside(folder: Path | None) -> dict[str, str]:
+    file = folder / "config.json" if folder is not None else None
+    return {"config.json": file.read_text(encoding="utf-8")} if file is not None and file.is_file() else {}
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    from ckptdbg.errors import MappingError
+
+    if path.exists() and not overwrite:
+        raise MappingError("there is a file here already", where=str(path), hint="--overwrite replaces it")
+
+
+def _write_mapping(mapping: Mapping, path: Path) -> Path:
+    from ckptdbg.report.files import write_text
+
+    return write_text(path, mapping.text)
