@@ -298,6 +298,23 @@ def test_heads_by_tokens_shows_which_head_is_wrong(opened):
     assert "rms difference 1" in text(shown, ".ck-heat .ck-readout")
 
 
+def test_other_values_are_shown_even_where_nothing_else_changes(opened):
+    """A repair changes the values of a place, not its name."""
+    shown = opened(page("x", [ActivationHeatmap(np.zeros((4, 4), np.float32), np.zeros((4, 4), np.float32))]))
+    shown.evaluate("window.shown[0][1].set('target', new Float32Array(16).fill(2).buffer)")
+    assert "difference 2" in text(shown, ".ck-heat .ck-readout")
+
+
+@pytest.mark.parametrize("widget", ["map", "heat"])
+def test_a_picture_can_be_saved(opened, widget):
+    panels = {"map": DivergenceMap(result()), "heat": ActivationHeatmap(np.eye(40), np.eye(40), title="layer 1/q")}
+    shown = opened(page("x", [panels[widget]]))
+    with shown.expect_download() as download:
+        shown.get_by_role("button", name="PNG").click()
+    assert download.value.suggested_filename == {"map": "divergence-map.png", "heat": "layer-1-q.png"}[widget]
+    assert np.asarray(Image.open(download.value.path())).std() > 1, "something is on it"
+
+
 # The other panels.
 
 

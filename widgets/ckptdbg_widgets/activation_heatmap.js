@@ -4,8 +4,9 @@ import { gradient } from "./shared/colour.js";
 import { announcer, button, h, keyLine, keys, size, watchWidth } from "./shared/dom.js";
 import { number } from "./shared/format.js";
 import { drawLayer, drawOver } from "./shared/heat_draw.js";
-import { layersOf, scaled } from "./shared/heat_layers.js";
+import { layersOf, scaled, words } from "./shared/heat_layers.js";
 import { ranking } from "./shared/pool.js";
+import { pngButton } from "./shared/save.js";
 import { inks, themed } from "./shared/theme.js";
 import { Viewport } from "./shared/viewport.js";
 
@@ -18,6 +19,7 @@ const KEYS = [
   ["n p", "next, previous worst"],
   ["Enter", "select"],
 ];
+const TRAITS = ["info", "source", "target", "difference", "mode"];
 const WORST = 1000;
 
 class Heatmap {
@@ -38,14 +40,19 @@ class Heatmap {
     root.append(this.head, this.row, this.readout, keyLine(KEYS), this.live.node);
     this.bind();
     const unwatch = watchWidth(this.row, (width) => this.draw(width));
-    const fresh = () => this.load();
+    // Several traits change together: they are shown once.
+    let waiting = false;
+    const fresh = () => {
+      if (!waiting) queueMicrotask(() => ((waiting = false), this.load()));
+      waiting = true;
+    };
     const moved = () => this.follow();
-    for (const name of ["info", "mode"]) model.on(`change:${name}`, fresh);
+    for (const name of TRAITS) model.on(`change:${name}`, fresh);
     model.on("change:selected", moved);
     this.close = () => {
       stop();
       unwatch();
-      for (const name of ["info", "mode"]) model.off(`change:${name}`, fresh);
+      for (const name of TRAITS) model.off(`change:${name}`, fresh);
       model.off("change:selected", moved);
     };
     this.load();
@@ -60,18 +67,20 @@ class Heatmap {
     this.cursor = 0;
     this.hovered = null;
     this.tools(info, mode);
-    const axes = mode === "heads" ? `${this.layers.rows} heads by ${this.layers.columns} tokens` : `${info.rows} tokens by ${info.columns} features`;
-    this.row.setAttribute("aria-label", `${info.title || "Activations"}: source, target and difference, ${axes}. ${KEYS.map((k) => k.join(": ")).join("; ")}`);
-    this.head.querySelector(".ck-size").textContent = axes;
+    this.row.setAttribute("aria-label", `${info.title || "Activations"}: source, target and difference, ${this.axes()}. ${KEYS.map((k) => k.join(": ")).join("; ")}`);
     if (this.width) this.draw();
     this.follow();
+  }
+
+  axes() {
+    const { rows, columns, mode } = this.layers;
+    return mode === "heads" ? `${rows} heads by ${columns} tokens` : `${rows} tokens by ${columns} features`;
   }
 
   tools(info, mode) {
     const switchTo = (name) => () => {
       this.model.set("mode", name);
       this.model.save_changes();
-      this.load();
     };
     const modes = !info.heads ? [] : [["features", "tokens × features"], ["heads", "heads × tokens"]]
       .map(([name, label]) => button(label, label, switchTo(name), { "aria-pressed": String(mode === name) }));
@@ -79,7 +88,8 @@ class Heatmap {
     const zoom = [["−", 1.5, "zoom out"], ["+", 1 / 1.5, "zoom in"]].map(([label, factor, title]) => button(label, title, () => this.zoom(factor)));
     const whole = button("all", "show everything (0)", () => this.reset());
     const worst = button("worst cell", "go to the largest difference (w)", () => (this.rankTo(0), this.row.focus({ preventScroll: true })));
-    this.head.replaceChildren(h("h3", {}, info.title || "activations"), h("span", { class: "ck-quiet ck-size" }), h("span", { class: "ck-tools" }, modes, full, zoom, whole, worst));
+    const save = pngButton(info.title || "activations", this.root, () => this.parts.map(({ canvas }) => canvas));
+    this.head.replaceChildren(h("h3", {}, info.title || "activations"), h("span", { class: "ck-quiet" }, this.axes()), h("span", { class: "ck-tools" }, modes, full, zoom, whole, worst, save));
   }
 
   bind() {
@@ -179,7 +189,7 @@ class Heatmap {
     this.cursor = cell;
     this.hovered = null;
     this.draw();
-    this.live.say(this.words(cell).join(", "));
+    this.live.say(words(this.layers, cell).join(", "));
   }
 
   zoom(factor, fx, fy) {
@@ -201,7 +211,7 @@ class Heatmap {
     this.full = full;
     this.layers = scaled(this.layers, full);
     this.tools(this.layers.info, this.layers.mode);
-    this.load();
+    this.draw();
   }
 
   select(cell) {
@@ -224,20 +234,8 @@ class Heatmap {
     this.go(chosen);
   }
 
-  words(cell) {
-    const { columns, mode, info, values } = this.layers;
-    const [row, column] = [Math.floor(cell / columns), cell % columns];
-    const names = mode === "heads" ? ["head", "token"] : [info.row_name, "feature"];
-    const label = (which, i) => (mode === "features" && info[which]?.[i]) || i;
-    const apart = values[2][cell];
-    const times = info.noise && Math.abs(apart) < Infinity ? ` (${number(Math.abs(apart) / info.noise)} × noise)` : "";
-    const what = mode === "heads" ? "rms " : "";
-    return [`${names[0]} ${label("row_labels", row)}, ${names[1]} ${label("column_labels", column)}`,
-      `${what}source ${number(values[0][cell], 6)}`, `${what}target ${number(values[1][cell], 6)}`, `${what}difference ${number(apart, 4)}${times}`];
-  }
-
   read(cell) {
-    const [place, ...rest] = this.words(cell);
+    const [place, ...rest] = words(this.layers, cell);
     const where = this.rank !== undefined && this.worst?.[this.rank] === cell ? ` · worst no. ${this.rank + 1}` : "";
     this.readout.replaceChildren(h("b", {}, place), `   ${rest.join("   ")}`, h("span", { class: "ck-quiet" }, where));
   }
@@ -246,6 +244,7 @@ class Heatmap {
     if (!width || !this.root.isConnected) return;
     this.width = width;
     const beside = width >= 620;
+    this.row.classList.toggle("is-beside", beside);
     const across = beside ? Math.floor((width - 28) / 3) : width;
     const height = Math.max(90, Math.min(beside ? 340 : 240, this.layers.rows * 8));
     this.box = { width: across, height };

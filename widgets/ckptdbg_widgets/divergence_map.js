@@ -4,6 +4,7 @@ import { announcer, h, keyLine, keys, size, watchWidth } from "./shared/dom.js";
 import { level, rank, ratio, shape } from "./shared/format.js";
 import { drawCursor, drawMaps, measure } from "./shared/map_draw.js";
 import { legend, scaleOf } from "./shared/map_legend.js";
+import { pngButton } from "./shared/save.js";
 import { inks, themed } from "./shared/theme.js";
 
 const KEYS = [
@@ -63,7 +64,8 @@ class DivergenceMap {
     this.stage = h("div", { class: "ck-stage", role: "application", "aria-roledescription": "map" }, this.base, this.over);
     this.readout = h("div", { class: "ck-readout" });
     this.below = h("div", { class: "ck-below" });
-    root.append(this.head, this.stage, this.below, this.readout, keyLine(KEYS), this.live.node);
+    const save = pngButton("divergence-map", root, () => [this.base]);
+    root.append(this.head, this.stage, this.below, this.readout, h("div", { class: "ck-foot" }, keyLine(KEYS), save), this.live.node);
     this.bind();
     this.load();
     const unwatch = watchWidth(this.stage, (width) => this.draw(width));

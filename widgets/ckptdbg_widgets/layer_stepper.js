@@ -178,7 +178,7 @@ class LayerStepper {
   table(index) {
     this.shown = index;
     this.lines = new Map();
-    const heads = ["", "site", "range", "", ...FIGURES, "error", "noise", "free running", "by itself"];
+    const heads = ["", "site", "free running", "by itself", "range", "", ...FIGURES, "error", "noise"];
     const wide = new Set(FIGURES).add("error").add("noise");
     const top = h("tr", {}, heads.map((name) => h("th", { scope: "col", class: wide.has(name) ? "ck-num" : null }, name)));
     const rows = [];
@@ -199,7 +199,7 @@ class LayerStepper {
     const toggle = h("button", { type: "button", class: "ck-fold", "aria-expanded": String(open), onclick: () => this.toggle(group), "data-lm-suppress-shortcuts": "true" },
       `${open ? "▾" : "▸"} ${group}`, h("span", { class: "ck-quiet" }, `  ${own.length} sites`));
     const cells = ["free", "alone"].map((kind) => h("td", {}, meter(worst(kind), this.top, this.data.noise)));
-    const line = h("tr", { class: "ck-group" }, h("td"), h("td", { colspan: 9 }, toggle), cells);
+    const line = h("tr", { class: "ck-group" }, h("td"), h("td", {}, toggle), cells, h("td", { colspan: 8 }));
     this.lines.set(group, line);
     return line;
   }
@@ -216,9 +216,9 @@ class LayerStepper {
       h("div", { class: "ck-quiet" }, [shape(site.shape), site.note].filter(Boolean).join(" · ")));
     const head = h("tr", { class: "ck-source", onclick: () => this.pick(site.index) },
       h("td", { ...both, class: "ck-pointer", "aria-hidden": "true" }), name,
+      h("td", { ...both, class: kind }, meter(site.free.ratio, this.top, noise)), h("td", both, meter(site.alone?.ratio ?? null, this.top, noise)),
       h("td", both, band(site.source, site.target)), h("td", { class: "ck-side" }, "source", bad("source")), figures("source"),
-      h("td", { ...both, class: "ck-num" }, number(site.free.error)), h("td", { ...both, class: "ck-num" }, number(site.free.noise)),
-      h("td", { ...both, class: kind }, meter(site.free.ratio, this.top, noise)), h("td", both, meter(site.alone?.ratio ?? null, this.top, noise)));
+      h("td", { ...both, class: "ck-num" }, number(site.free.error)), h("td", { ...both, class: "ck-num" }, number(site.free.noise)));
     const tail = h("tr", { class: "ck-target", onclick: () => this.pick(site.index) }, h("td", { class: "ck-side" }, "target", bad("target")), figures("target"));
     this.lines.set(site.index, head);
     return [head, tail];

@@ -49,9 +49,7 @@ class LogitsPanel(Panel):
     ) -> None:
         """``source`` and ``target`` are logits ``[batch, length, vocabulary]``; without them the figures alone are
         shown. ``ids`` ``[batch, length]`` are the probe's tokens, ``decode`` gives the text of one id."""
-        data = _figures(figures, decode)
-        if source is not None and target is not None:
-            data |= _tokens(source, target, ids, decode)
+        data = _data(figures, source, target, ids, decode)
         super().__init__(data=data, position=data.get("worst", 0))
 
     @classmethod
@@ -59,12 +57,15 @@ class LogitsPanel(Panel):
         cls, comparison: Comparison, result: Result, *, ids: Array | None = None, decode: Decode | None = None
     ) -> Any:
         """The panel of a comparison; figures alone where its output is not over a vocabulary."""
-        if not is_logits(comparison):
-            return cls(result.logits)
-        shape, paired = comparison.free.working.output_shape[:2], comparison.output.index >= 0
-        sides = (comparison.output.source, comparison.output.target)
-        source, target = (np.asarray(side)[:, paired].reshape(*shape, -1) for side in sides)
-        return cls(result.logits, source, target, ids=ids, decode=decode)
+        return cls(result.logits, *logits_of(comparison), ids=ids, decode=decode)
+
+    def show(
+        self, comparison: Comparison, result: Result, *, ids: Array | None = None, decode: Decode | None = None
+    ) -> None:
+        """Show another comparison in place of this one, from its worst token."""
+        data = _data(result.logits, *logits_of(comparison), ids, decode)
+        with self.hold_sync():
+            self.data, self.position = data, data.get("worst", 0)
 
     def plain(self) -> str:
         """The figures, and where greedy decoding parts."""
@@ -74,6 +75,24 @@ class LogitsPanel(Panel):
             first = greedy["first"]
             lines.append("greedy decoding agrees" if first is None else f"greedy decoding parts at new token {first}")
         return "\n".join([*lines, *(f"tip: {tip}" for tip in self.data["tips"])]) or "no logits were compared"
+
+
+def logits_of(comparison: Comparison) -> tuple[Array, Array] | tuple[None, None]:
+    """Both models' logits ``[batch, length, vocabulary]``, source carried into the target's features; None where the
+    output is not over a vocabulary."""
+    if not is_logits(comparison):
+        return None, None
+    shape, paired = comparison.free.working.output_shape[:2], comparison.output.index >= 0
+    sides = (comparison.output.source, comparison.output.target)
+    source, target = (np.asarray(side)[:, paired].reshape(*shape, -1) for side in sides)
+    return source, target
+
+
+def _data(
+    figures: Logits | None, source: Array | None, target: Array | None, ids: Array | None, decode: Decode | None
+) -> dict[str, Any]:
+    tokens = {} if source is None or target is None else _tokens(source, target, ids, decode)
+    return _figures(figures, decode) | tokens
 
 
 def _figures(figures: Logits | None, decode: Decode | None) -> dict[str, Any]:

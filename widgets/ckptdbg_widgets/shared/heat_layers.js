@@ -1,6 +1,7 @@
 // The matrices behind a heatmap, and the colour of each of their values.
 
 import { table } from "./colour.js";
+import { number } from "./format.js";
 import { byHead, floats, largest, quantile, scores } from "./pool.js";
 
 const BAD = [255, 59, 48];
@@ -63,4 +64,16 @@ function linear(value, limit, signed) {
 
 function logarithm(size, { unit, decades }) {
   return size > unit ? Math.log10(size / unit) / decades : 0;
+}
+
+// What a cell holds: its place, both sides and their difference.
+export function words({ columns, mode, info, values }, cell) {
+  const [row, column] = [Math.floor(cell / columns), cell % columns];
+  const names = mode === "heads" ? ["head", "token"] : [info.row_name, "feature"];
+  const label = (which, i) => (mode === "features" && info[which]?.[i]) || i;
+  const apart = values[2][cell];
+  const times = info.noise && Math.abs(apart) < Infinity ? ` (${number(Math.abs(apart) / info.noise)} × noise)` : "";
+  const what = mode === "heads" ? "rms " : "";
+  return [`${names[0]} ${label("row_labels", row)}, ${names[1]} ${label("column_labels", column)}`,
+    `${what}source ${number(values[0][cell], 6)}`, `${what}target ${number(values[1][cell], 6)}`, `${what}difference ${number(apart, 4)}${times}`];
 }
