@@ -88,7 +88,9 @@ class Conversion:
 def places(conversion: Conversion, only: Sequence[str] | None = None) -> list[str]:
     """Every fault that has a place in a conversion; one of the weights in a layer that the seed chooses."""
     rng = generator(conversion)
-    drawn = [(fault, conversion.at(fault, rng.integers(conversion.layers))) for fault in list_faults(conversion.pair)]
+    drawn = [
+        (fault, conversion.at(fault, int(rng.integers(conversion.layers)))) for fault in list_faults(conversion.pair)
+    ]
     chosen = [(fault, spec) for fault, spec in drawn if not only or fault.name in only]
     return [spec if fault.kind == "weights" else fault.name for fault, spec in chosen]
 
