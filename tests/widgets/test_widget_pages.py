@@ -361,9 +361,12 @@ def test_choosing_a_place_moves_the_other_panels(opened, tmp_path):
     walk(shown, "f")
     assert "layer 1 · attention.key out" in text(shown, ".ck-map .ck-readout")
     assert text(shown, ".ck-mapping h3") == "attention.query", "what the finding blames"
-    walk(shown, "PageDown")
-    shown.get_by_role("button", name="show", exact=True).click()
-    assert "layer 1 · attention.key out" in text(shown, ".ck-map .ck-readout")
+    for _ in range(2):
+        shown.locator(STEPPER).focus()
+        walk(shown, "PageDown")
+        assert "layer 2" in text(shown, ".ck-map .ck-readout")
+        shown.locator(".ck-verdict button").click()
+        assert "layer 1 · attention.key out" in text(shown, ".ck-map .ck-readout"), "again after going elsewhere"
 
 
 def test_the_logits_are_walked_token_by_token(opened):

@@ -263,7 +263,7 @@ class Heatmap {
     const marks = { cursor: this.cursor, hovered: this.hovered, chosen: this.chosen };
     this.parts.forEach(({ over }, which) => {
       const ctx = over.getContext("2d");
-      drawOver(ctx, this.box, this.pooled[which], this.layers, which, this.view, marks, this.colours);
+      drawOver(ctx, this.box, this.pooled[which], this.layers, this.view, marks, this.colours);
     });
     this.read(this.hovered ?? this.cursor);
   }
@@ -276,8 +276,8 @@ class Heatmap {
     this.parts.slice(0, 2).forEach(({ scale }) => scale.replaceChildren(...bar("cividis", `${low}${mode === "heads" ? "" : edge}`, `${number(limit)}${edge}`)));
     const ends = info.noise ? ["1 × noise", `${number(10 ** decades)} × noise`] : [`${number(unit)} or less`, number(most)];
     this.parts[2].scale.replaceChildren(...bar("viridis", ...ends));
-    const bad = this.layers.score.map((score) => score.reduce((sum, value) => sum + (value === Infinity), 0));
-    const text = bad.some((n) => n) ? `● not finite: ${bad[0]} in source, ${bad[1]} in target` : "";
+    const { bad } = this.layers;
+    const text = bad[0] + bad[1] ? `● not finite: ${bad[0]} in source, ${bad[1]} in target` : "";
     this.parts[2].scale.append(h("div", { class: "divergent" }, text));
   }
 }

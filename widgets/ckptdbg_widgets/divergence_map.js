@@ -107,7 +107,7 @@ class DivergenceMap {
       " ": () => this.select(this.cursor),
       n: () => this.jump(1),
       p: () => this.jump(-1),
-      f: () => this.data.first !== null && this.move(this.data.first),
+      f: () => (this.data.first === null ? this.live.say("the models do not part") : this.move(this.data.first)),
     }, true);
     this.stage.addEventListener("pointermove", (event) => this.hover(event));
     this.stage.addEventListener("pointerleave", () => this.show(null));

@@ -20,20 +20,20 @@ export function drawLayer(canvas, layers, which, view) {
   ctx.imageSmoothingEnabled = false;
   ctx.clearRect(0, 0, canvas.width, canvas.height);
   ctx.drawImage(small, (window.left - view.x) * sx, (window.top - view.y) * sy, across, down);
-  return { ...pooled, window };
+  const bad = Array.from(pooled.index.filter((cell) => layers.score[which][cell] === Infinity));
+  return { ...pooled, window, bad };
 }
 
 // Rings (large cells: crosses) on what is not finite, ticks on the edges, crosshair and cursor.
-export function drawOver(ctx, box, pooled, layers, which, view, { cursor, hovered, chosen }, colours) {
+export function drawOver(ctx, box, pooled, layers, view, { cursor, hovered, chosen }, colours) {
   ctx.clearRect(0, 0, box.width, box.height);
   const [sx, sy] = [box.width / view.width, box.height / view.height];
   const at = (cell) => {
     const [row, column] = [Math.floor(cell / layers.columns), cell % layers.columns];
     return [(column - view.x) * sx, (row - view.y) * sy];
   };
-  const bad = [...pooled.index].filter((cell) => layers.score[which][cell] === Infinity);
   // Where all is bad, marks would only hide it.
-  if (bad.length <= RINGS) for (const cell of bad) markBad(ctx, at(cell), sx, sy, colours);
+  if (pooled.bad.length <= RINGS) for (const cell of pooled.bad) markBad(ctx, at(cell), sx, sy, colours);
   if (hovered !== null) cross(ctx, at(hovered), sx, sy, box, colours);
   if (chosen !== null) frame(ctx, at(chosen), sx, sy, colours.accent, 2);
   if (cursor !== null) {

@@ -2,7 +2,7 @@
 
 import { table } from "./colour.js";
 import { number } from "./format.js";
-import { byHead, floats, largest, quantile, scores } from "./pool.js";
+import { byHead, floats, infinite, largest, quantile, scores } from "./pool.js";
 
 const BAD = [255, 59, 48];
 const SHARE = 0.999;
@@ -36,7 +36,8 @@ export function scaled(layers, full) {
   const most = largest(score[2]);
   const unit = noise ?? (most ? most / 10 ** DECADES : 1);
   const decades = Math.max(noise ? 2 : 1, Math.log10(Math.max(most, unit) / unit));
-  return { ...layers, score, limit, clipped: !full && Math.max(...top) > limit, unit, decades, most, full };
+  const bad = layers.bad ?? score.map(infinite);
+  return { ...layers, score, bad, limit, clipped: !full && Math.max(...top) > limit, unit, decades, most, full };
 }
 
 // RGBA of every chosen cell of layer `which`: values on a line around zero, differences on a log scale.
@@ -47,13 +48,12 @@ export function paint(layers, which, { index, rows, columns }) {
   const signed = which < 2 && layers.mode !== "heads";
   for (let i = 0; i < index.length; i += 1) {
     const cell = index[i];
-    let [r, g, b] = BAD;
-    if (score[cell] < Infinity) {
-      const part = which < 2 ? linear(values[cell], layers.limit, signed) : logarithm(score[cell], layers);
-      const at = 3 * Math.max(0, Math.min(255, Math.round(255 * part)));
-      [r, g, b] = [bytes[at], bytes[at + 1], bytes[at + 2]];
-    }
-    image.data.set([r, g, b, 255], 4 * i);
+    const finite = score[cell] < Infinity;
+    const part = which < 2 ? linear(values[cell], layers.limit, signed) : logarithm(score[cell], layers);
+    const from = finite ? bytes : BAD;
+    const at = finite ? 3 * Math.max(0, Math.min(255, Math.round(255 * part))) : 0;
+    for (let c = 0; c < 3; c += 1) image.data[4 * i + c] = from[at + c];
+    image.data[4 * i + 3] = 255;
   }
   return image;
 }

@@ -14,7 +14,10 @@ export function connect({ divergence_map: map, layer_stepper: stepper, mapping_p
   const keyOf = ({ site, port, order }) => ({ site, port, order });
   const indexOf = (selected) => sites.findIndex((s) => s.order === selected?.order && s.site === selected.site && s.port === selected.port);
   const entry = (index) => index >= 0 && mapping?.set("entry", suspects[index]);
+  let showing = false;
   map.on("change:selected", () => {
+    // Going elsewhere leaves the finding, so that it can be shown again.
+    if (!showing) verdict?.set("finding", 0);
     const index = indexOf(map.get("selected"));
     if (index >= 0 && index !== stepper?.get("position")) stepper?.set("position", index);
     entry(index);
@@ -28,7 +31,9 @@ export function connect({ divergence_map: map, layer_stepper: stepper, mapping_p
     if (!finding) return;
     // A finding is named by its site and port.
     const index = sites.findIndex((s) => finding.site === `${s.label} ${s.port}`);
+    showing = true;
     if (index >= 0) map.set("selected", keyOf(sites[index]));
+    showing = false;
     if (finding.entries.length) mapping?.set("entry", finding.entries[0]);
   });
 }

@@ -38,7 +38,7 @@ export function worstOf(score, width, { top, bottom, left, right }, rows, column
 
 // The finite value below which a share of all finite values lies; `score` may be sampled where it is large.
 export function quantile(score, share) {
-  const step = Math.max(1, Math.floor(score.length / 200000));
+  const step = Math.max(1, Math.floor(score.length / 50000));
   const some = [];
   for (let i = 0; i < score.length; i += step) if (score[i] < Infinity) some.push(score[i]);
   const sorted = Float32Array.from(some).sort();
@@ -49,6 +49,12 @@ export function largest(score) {
   let most = 0;
   for (let i = 0; i < score.length; i += 1) if (score[i] > most && score[i] < Infinity) most = score[i];
   return most;
+}
+
+export function infinite(score) {
+  let count = 0;
+  for (let i = 0; i < score.length; i += 1) if (score[i] === Infinity) count += 1;
+  return count;
 }
 
 // Indices of the `most` worst cells, the worst first.
