@@ -66,7 +66,7 @@ def execute(notebook: NotebookNode, folder: Path, python: str = sys.executable, 
             store_widget_state=False,
             resources={"metadata": {"path": str(folder)}},
         )
-        client.execute()
+        client.execute(cleanup_kc=True)  # a kernel manager of our own is not stopped unasked
     return standing_alone(notebook, folder)
 
 
