@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.replay import Replay
+from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.definitions.causes import Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.findings import find
@@ -74,17 +74,19 @@ class _State:
     """Target tensors that stand in for wrong ones."""
     edited: set[str] = field(default_factory=set)
     """Entries whose targets are to be made again."""
+    groups: dict[str, set[str]] = field(default_factory=dict)
+    """By the site of a finding, the sites of all its places."""
+    seen: set[str] = field(default_factory=set)
+    """Sites of all places that diverged in any round."""
 
 
 def diagnose(session: Session) -> Diagnosis:
     """Find causes, try corrections, run the whole model again. Compiles nothing anew."""
     state = _State(session.unbound_mapping)
     findings: dict[tuple, Finding] = {}
-    first: list[Finding] = []
     current = session
     for _ in range(_MOST_ROUNDS):
         found, mended = _round(current, state)
-        first = first or found
         for finding in found:
             known = findings.get(_key(finding))
             if known is None or known.repair is None:
@@ -92,10 +94,12 @@ def diagnose(session: Session) -> Diagnosis:
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches)
-    left = {_key(f)[0] for f in found} | _divergent_on_another_seed(session, state)
-    first_round = {f.site for f in first}
-    possible = session.stored is None and current is not session and _can_draw_again(session) and left <= first_round
-    done = [_finished(f, possible and f.site not in left, session.unbound_mapping) for f in findings.values()]
+    left = _divergent(current) | _divergent_on_another_seed(session, state)
+    possible = session.stored is None and current is not session and _can_draw_again(session) and left <= state.seen
+    done = [
+        _finished(f, possible and not left & state.groups.get(f.site, {f.site}), session.unbound_mapping)
+        for f in findings.values()
+    ]
     proved = all(f.repair.verified for f in done if f.repair is not None)
     mapping = state.mapping if proved else session.unbound_mapping
     return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text, state.mapping)
@@ -118,7 +122,11 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     why = definitions(session, comparison)
     mends: list[Mend] = []
 
+    state.seen |= _divergent(session)
+
     def solve(places: list[Place]) -> Outcome | None:
+        sites = {site_name(comparison, p) for p in places}
+        state.groups.setdefault(site_name(comparison, places[0]), set()).update(sites)
         known = why.of(places) if places[0].port == "out" else why.known(places)
         if places[0].port == "out" or known is not None:
             return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
@@ -128,7 +136,8 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         outcome = search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners)
         if outcome.mend is not None:
             mends.append(outcome.mend)
-            return outcome
+            factor = any(edit.changes_factor for edit in outcome.mend.edits)
+            return replace(outcome, causes=why.factor(places)) if factor else outcome
         return replace(outcome, causes=why.of(places))
 
     findings = find(comparison, session.evidence, mapping, solve)
@@ -144,14 +153,16 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
 
 
 def definitions(session: Session, comparison: Comparison) -> Definitions:
-    """What the two models define differently is looked for with the source, where it can be run here and set."""
+    """What the two models define differently is looked for with the source where it can be run here and set, else with
+    the target."""
     target = session.target
     config, options = session.config.source, session.config.target.options
     knobs = getattr(getattr(target, "side", None), "knobs", None)
     theirs = settings_of(session.model_config, config.options)
     differences = field_differences(theirs, settings_of(target.config, options, knobs))
-    if session.stored is not None or not hasattr(session.source.side, "knobs"):
-        return Definitions(comparison, None, differences, session.sizes)
+    if session.stored is not None or getattr(session.source.side, "knobs", None) is None:
+        replay = None if knobs is None else TargetReplay(comparison.rerun, comparison.plants)
+        return Definitions(comparison, replay, differences, session.sizes)
     everywhere = frozenset(range(len(comparison.source.view.graph.anchors)))
     ins, outs = comparison.pairing.offered() if comparison.alike else (everywhere, everywhere)
     side, runs = session.source.side, comparison.source.runs
@@ -164,8 +175,12 @@ def _divergent_on_another_seed(session: Session, state: _State) -> set[str]:
     here."""
     if session.stored is not None:
         return set()
-    other = session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1)
-    return {site_name(other.comparison, place) for place in find_places(other.comparison)}
+    return _divergent(session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1))
+
+
+def _divergent(session: Session) -> set[str]:
+    """Sites of all places that diverge."""
+    return {site_name(session.comparison, place) for place in find_places(session.comparison)}
 
 
 def _finished(finding: Finding, verified: bool, mapping: TensorMapping) -> Finding:

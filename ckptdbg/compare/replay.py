@@ -1,4 +1,4 @@
-"""The source's isolated runs once more, for a source that was given another setting in between."""
+"""A side's isolated runs once more, for a side that was given another setting in between."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ckptdbg.compare.comparison import Rerun
 from ckptdbg.compare.runs import Runs, SourceRuns, own_plants, pins_of, run_isolated, without_rows
 from ckptdbg.models.records import Plant, Side, Trace
 
@@ -46,3 +47,24 @@ class Replay:
     @property
     def _pins(self) -> tuple[Array, ...] | None:
         return pins_of(self.source.free.working)
+
+
+@dataclass(frozen=True)
+class TargetReplay:
+    """Runs the target with the source's values planted, as the comparison did."""
+
+    rerun: Rerun
+    plants: Mapping[int, Plant]
+
+    @property
+    def side(self) -> Side:
+        return self.rerun.side
+
+    def promoted(self) -> Trace:
+        """In float64 only."""
+        return self.rerun.promoted(self.plants)
+
+    def runs(self) -> Runs:
+        """In working precision, in float64, and with jittered constants."""
+        rerun, plants = self.rerun, self.plants
+        return Runs(rerun.working(plants), rerun.promoted(plants), rerun.jittered(plants))

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice, permutations, product, zip_longest
 from typing import Any
 
+from ckptdbg.diagnose.edit import FUSED, HEADS, ROTARY, SCALE, SHIFT, SIZE, SUPERFLUOUS, TRANSPOSED, Edit
+from ckptdbg.diagnose.orders import listed_orders
+from ckptdbg.diagnose.sources import other_sources
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import BoundEntry
 from ckptdbg.mapping import Mapping as TensorMapping
@@ -19,71 +22,9 @@ from ckptdbg.mapping.ops import Add, Op, OpError, Rearrange, Scale, Transpose
 from ckptdbg.mapping.ops.base import one_line
 
 Shape = tuple[int, ...]
-# Orders of more sources than this are not tried: 4 have 24.
-_MOST_SOURCES = 4
 # Orders within one pattern: three groups of three factors have 216.
 _MOST_ORDERS = 216
-ROTARY, HEADS, FUSED, TRANSPOSED = "rotary order", "head order", "fused order", "transposition"
-SCALE, SHIFT, SUPERFLUOUS = "scale", "shift", "a superfluous op"
-EXCHANGE, ORDER, OTHER = "exchanged entries", "order of the sources", "another source"
-SIZE, LAYERS = "size in a pattern", "layer order"
 _POWERS = ("0.5", "-0.5")
-VALUES = (SCALE, SHIFT, SUPERFLUOUS)
-
-
-@dataclass(frozen=True)
-class Edit:
-    """Another way to make one entry's tensors: other ops, or other sources."""
-
-    entry: str
-    family: str
-    text: str
-    """What changes, in one line."""
-    cost: int
-    """How much of the mapping changes: the smaller edit is proposed first."""
-    ops: tuple[Op, ...]
-    data: tuple[Any, ...]
-    """The same ops as they would stand in the mapping file, sizes by name where they have one."""
-    sources_of: str | None = None
-    """The entry whose sources this one takes, where two are exchanged."""
-    order: tuple[int, ...] | None = None
-    """The entry's own sources in another order."""
-    source: str | None = None
-    """Another source tensor."""
-    template: str | None = None
-    """Another source, with the entry's one placeholder in braces."""
-
-    def applied(self, entry: BoundEntry, others: Mapping[str, Sequence[BoundEntry]]) -> BoundEntry:
-        """The bound entry after the edit."""
-        if self.sources_of is not None:
-            other = next(e for e in others[self.sources_of] if e.layer == entry.layer)
-            return replace(entry, sources=other.sources, source_layers=other.source_layers)
-        if self.order is not None:
-            lanes = range(0, len(entry.sources), len(self.order))
-            places = [lane + i for lane in lanes for i in self.order]
-            layers = tuple(entry.source_layers[i] for i in places)
-            return replace(entry, sources=tuple(entry.sources[i] for i in places), source_layers=layers)
-        if self.source is not None:
-            return replace(entry, sources=(self.source,))
-        if self.template is not None:
-            return replace(entry, sources=(re.sub(r"\{\w+\}", entry.layer or "", self.template),))
-        return replace(entry, ops=self.ops)
-
-    def written(self, mapping: TensorMapping) -> TensorMapping:
-        """The mapping file after the edit."""
-        if self.sources_of is not None:
-            return mapping.with_source(self.entry, self.taken)
-        if self.order is not None:
-            old = mapping.source(self.entry)
-            return mapping.with_source(self.entry, [old[i] for i in self.order])
-        if self.source is not None:
-            return mapping.with_source(self.entry, self.source).without_ignored(self.source)
-        if self.template is not None:
-            return mapping.with_source(self.entry, self.template)
-        return mapping.with_ops(self.entry, self.data)
-
-    taken: Any = None
-    """As the mapping file spells the sources that are taken."""
 
 
 def edits(
@@ -92,52 +33,34 @@ def edits(
     """All single edits of an entry that keep its shapes. ``sizes`` are numbers by name, ``unused`` the source
     tensors that no entry uses."""
     data = mapping.ops(entry.name)
+    found = _op_edits(entry, data, sizes, _factors(entry, mapping, sizes))
+    return [*found, *other_sources(entry, data, mapping, unused or {})]
+
+
+def second_edits(entry: BoundEntry, first: Edit, mapping: TensorMapping, sizes: Mapping[str, int]) -> list[Edit]:
+    """Both edits as one: what can be done besides to an entry whose ops are already as in ``first``."""
+    changed = replace(entry, ops=first.ops)
+    return [
+        replace(e, family=f"{first.family} and {e.family}", text=f"{first.text}; {e.text}", cost=first.cost + e.cost)
+        for e in _op_edits(changed, first.data, sizes, _factors(entry, mapping, sizes))
+        if e.family != first.family and e.ops != entry.ops
+    ]
+
+
+def _op_edits(
+    entry: BoundEntry, data: Sequence[Any], sizes: Mapping[str, int], factors: Mapping[str, int]
+) -> list[Edit]:
     found = [*_without(entry, data), *_resized(entry, data, sizes), *_reordered(entry, data)]
-    factors = _factors(entry, mapping, sizes)
-    found += [*_rescaled(entry, data, factors), *_plain(entry, data, mapping)]
-    found += _sources(entry, data, mapping, unused or {})
+    found += _rescaled(entry, data, factors)
     for at in _places(entry):
         shape = _shape_before(entry, at)
-        for family, op, written in _inserted(shape, sizes, factors):
-            ops, new = (*entry.ops[:at], op, *entry.ops[at:]), (*data[:at], written, *data[at:])
-            found.append(Edit(entry.name, family, f"add {one_line(written)}", 2, ops, new))
+        if shape is None:
+            continue
+        for family, ops, written in [*_inserted(shape, sizes, factors), *listed_orders(shape, sizes)]:
+            text = "add " + ", ".join(one_line(w) for w in written)
+            new = (*data[:at], *written, *data[at:])
+            found.append(Edit(entry.name, family, text, 2, (*entry.ops[:at], *ops, *entry.ops[at:]), new))
     return [e for e in found if _fits(entry, e.ops)]
-
-
-def exchanges(entries: Sequence[BoundEntry], mapping: TensorMapping) -> list[tuple[Edit, Edit]]:
-    """Pairs of entries of the same source shapes, each taking the other's sources."""
-    found = []
-    for i, a in enumerate(entries):
-        for b in entries[i + 1 :]:
-            if [s.shape for s in a.source_specs] == [s.shape for s in b.source_specs] and a.layer == b.layer:
-                found.append((_taking(a, b, mapping), _taking(b, a, mapping)))
-    return found
-
-
-def _taking(entry: BoundEntry, other: BoundEntry, mapping: TensorMapping) -> Edit:
-    text, data = f"take the source of {other.name}", tuple(mapping.ops(entry.name))
-    return Edit(entry.name, EXCHANGE, text, 1, entry.ops, data, other.name, taken=mapping.source(other.name))
-
-
-def _sources(
-    entry: BoundEntry, data: Sequence[Any], mapping: TensorMapping, unused: Mapping[str, Shape]
-) -> Iterator[Edit]:
-    """The sources in another order, or another tensor that nothing uses."""
-    written = mapping.source(entry.name)
-    if isinstance(written, list) and 1 < len(written) <= _MOST_SOURCES:
-        for order in permutations(range(len(written))):
-            if order != tuple(range(len(written))) and _alike(entry, order):
-                text = "sources in the order " + ", ".join(written[i] for i in order)
-                yield Edit(entry.name, ORDER, text, 1, entry.ops, tuple(data), order=order)
-    if len(entry.sources) == 1:
-        for name, shape in unused.items():
-            if shape == entry.source_specs[0].shape:
-                yield Edit(entry.name, OTHER, f"take {name}", 1, entry.ops, tuple(data), source=name)
-
-
-def _alike(entry: BoundEntry, order: Sequence[int]) -> bool:
-    """Whether tensors change places with tensors of their own shape only."""
-    return all(entry.source_specs[i].shape == entry.source_specs[j].shape for i, j in enumerate(order))
 
 
 def _without(entry: BoundEntry, data: Sequence[Any]) -> Iterator[Edit]:
@@ -182,15 +105,6 @@ def _rescaled(entry: BoundEntry, data: Sequence[Any], sizes: Mapping[str, int]) 
                     yield _replaced(entry, data, i, SCALE, Scale(size ** float(power)), written)
 
 
-def _plain(entry: BoundEntry, data: Sequence[Any], mapping: TensorMapping) -> Iterator[Edit]:
-    """The placeholder itself where the source computes with it: layers taken from each other."""
-    written = mapping.source(entry.name)
-    if isinstance(written, str) and entry.layer is not None and len(entry.sources) == 1:
-        plain = re.sub(r"\{[^{}]*?([A-Za-z_]\w*)[^{}]*\}", r"{\1}", written)
-        if plain != written and plain.count("{") == 1:
-            yield Edit(entry.name, LAYERS, f"take {plain}", 1, entry.ops, tuple(data), template=plain)
-
-
 def _replaced(entry: BoundEntry, data: Sequence[Any], at: int, family: str, op: Op, written: dict[str, Any]) -> Edit:
     new = {**data[at], **written}
     text = f"{entry.ops[at]} becomes {one_line(new)}"
@@ -228,29 +142,27 @@ def _factors(entry: BoundEntry, mapping: TensorMapping, sizes: Mapping[str, int]
 
 
 def _inserted(
-    shape: Shape | None, sizes: Mapping[str, int], factors: Mapping[str, int]
-) -> Iterator[tuple[str, Op, Any]]:
-    if shape is None:
-        return
+    shape: Shape, sizes: Mapping[str, int], factors: Mapping[str, int]
+) -> Iterator[tuple[str, tuple[Op, ...], list[Any]]]:
     names = "abcdefg"[: len(shape)]
     for axis, size in enumerate(shape):
         for family, left, right, given in _splits(size, sizes):
             sides = [" ".join(f"({side})" if i == axis else n for i, n in enumerate(names)) for side in (left, right)]
             pattern = " -> ".join(sides)
             numbers = {k: sizes[v] if isinstance(v, str) else int(v) for k, v in given.items()}
-            yield family, Rearrange(pattern, numbers), {"rearrange": pattern, **given}
+            yield family, (Rearrange(pattern, numbers),), [{"rearrange": pattern, **given}]
     for i in range(len(shape)):
         for j in range(i + 1, len(shape)):
             if shape[i] == shape[j] > 1:
                 axes = list(range(len(shape)))
                 axes[i], axes[j] = j, i
-                yield TRANSPOSED, Transpose(tuple(axes)), {"transpose": axes}
+                yield TRANSPOSED, (Transpose(tuple(axes)),), [{"transpose": axes}]
     for name, size in _distinct(factors):
         for power in _POWERS:
-            yield SCALE, Scale(size ** float(power)), {"scale": f"{name} ** {power}"}
+            yield SCALE, (Scale(size ** float(power)),), [{"scale": f"{name} ** {power}"}]
     if len(shape) == 1:
         for value in (1, -1):
-            yield SHIFT, Add(value), {"add": value}
+            yield SHIFT, (Add(value),), [{"add": value}]
 
 
 def _splits(size: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
@@ -264,6 +176,9 @@ def _splits(size: int, sizes: Mapping[str, int]) -> Iterator[tuple[str, str, str
         if (size // count) % 2 == 0 and size // count > 2:
             yield ROTARY, "h two d", "h d two", {"h": name, "two": 2}
             yield ROTARY, "h d two", "h two d", {"h": name, "two": 2}
+        for other, _ in _counts(size // count, sizes):  # groups of heads, repeated or tiled: (k g d) and (g k d)
+            if isinstance(name, str) and isinstance(other, str):
+                yield HEADS, "a b d", "b a d", {"a": other, "d": name}
         for parts in (2, 3):
             if size % (count * parts) == 0:
                 yield FUSED, "h p d", "p h d", {"h": name, "p": parts}

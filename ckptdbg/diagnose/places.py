@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.diagnose.grammar import SCALE, Edit
+from ckptdbg.diagnose.edit import Edit
 from ckptdbg.diagnose.positions import exact_first_token, narrowed
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.search import Mend, Outcome
 from ckptdbg.diagnose.static import Evidence, static_reason
-from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, site_name
+from ckptdbg.diagnose.suspects import entries_of, layers_of, place_labels, references, region_words, site_name
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.result import Effect, EntryRef, Finding, Repair
 
@@ -23,7 +23,7 @@ def place_finding(
 ) -> Finding:
     """The finding of the places of one template. ``outcome`` is what the search for a repair gave, None where there
     was none; ``effect`` is that of all places together."""
-    first = max(group, key=lambda p: p.ratio)
+    first = group[0]  # the first to run, not the worst, which another probe would make another
     consumers = [comparison.target.labels[c] for p in group for c in p.consumers if c != OUTPUT]
     finding = Finding(
         kind="unknown",
@@ -32,13 +32,14 @@ def place_finding(
         entries=[],
         layers=layers_of(consumers),
         site=site_name(comparison, first),
-        ratio=first.ratio,
+        ratio=max(p.ratio for p in group),
         explanation="",
         evidence=_where(comparison, first),
     )
     reason = static_reason(comparison, evidence, group)
     if outcome is not None and outcome.mend is not None:
         update = _mended(mapping, outcome.mend, reason.sentence if reason else None)
+        update["evidence"] = list(outcome.causes.evidence)
     elif reason is not None and (outcome is None or outcome.causes.proved is None):
         update = {
             "kind": "layout",
@@ -56,7 +57,7 @@ def _mended(mapping: BoundMapping, mend: Mend, known: str | None) -> dict:
     refs = _edited(mapping, mend.edits)
     what = "; ".join(f"{e.entry}: {e.text}" for e in mend.edits)
     first, *rest = (_repair(mapping, e, mend) for e in mend.edits)
-    also = ["; ".join(f"{e.entry}: {e.text}" for e in other) for other in mend.also]
+    also = list(dict.fromkeys("; ".join(f"{e.entry}: {e.text}" for e in other) for other in mend.also))
     return {
         "kind": "layout",
         "cause": "mapping",
@@ -67,9 +68,9 @@ def _mended(mapping: BoundMapping, mend: Mend, known: str | None) -> dict:
 
 
 def _whose(mend: Mend) -> str:
-    """A missing factor may as well belong into the model's code: both are said."""
-    if any(e.family == SCALE and e.text.startswith("add ") for e in mend.edits):
-        return "The mapping lacks a factor here, or the model's code has one too many,"
+    """A factor may as well belong into the model's code: both are said."""
+    if any(e.changes_factor for e in mend.edits):
+        return "The mapping has a wrong factor here, or the model's code has one that is not the source's,"
     return "The mapping is wrong here"
 
 
@@ -103,6 +104,8 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
     causes = outcome.causes
     update: dict = {"entries": refs, "evidence": [*causes.evidence, *notes]}
     if causes.proved is not None:
+        if place.port != "out":
+            update["evidence"] = [f"the place: {region_words(comparison, place)}", *update["evidence"]]
         return update | {"kind": "definition", "cause": "model", "explanation": causes.proved}
     if not outcome.complete:
         cut = f"the search for a repair was cut short after {outcome.tried} runs"
@@ -128,9 +131,9 @@ def _region_sentence(comparison: Comparison, place: Place, suspects: list[EntryR
             f"{label.site} gives another result than its source on the same input, although its values are as mapped: "
             f"look at how this operand is used."
         )
-    where = "the model's output" if place.consumers[0] == OUTPUT else comparison.target.labels[place.consumers[0]].site
-    several = "; every later place on the same stream follows from it" if place.merged else ""
-    return f"What lies before {where} computes something else from the same inputs{several}: " + (
+    several = "; every later place on the same stream differs too" if place.merged else ""
+    where = region_words(comparison, place)
+    return f"What lies {where} computes something else from the same inputs{several}: " + (
         f"look at the layout of {', '.join(r.name for r in suspects)}, or at the model's code there."
         if suspects
         else "see its code."
@@ -146,5 +149,5 @@ def _where(comparison: Comparison, place: Place) -> list[str]:
     if place.port != "out" and exact_first_token(comparison, place):
         notes.append("exact at the first position of every sequence, wrong after it")
     if place.merged:
-        notes.append(f"{len(place.merged)} later places follow from it")
+        notes.append(f"{len(place.merged)} later places on the same stream differ too")
     return notes

@@ -12,14 +12,18 @@ from itertools import combinations, islice, product
 
 from ckptdbg.compare.noise import SUSPECT
 from ckptdbg.diagnose.definitions.causes import Causes
-from ckptdbg.diagnose.grammar import VALUES, Edit, edits, exchanges
+from ckptdbg.diagnose.edit import VALUES, Edit
+from ckptdbg.diagnose.grammar import edits, second_edits
 from ckptdbg.diagnose.regions import Place
+from ckptdbg.diagnose.sources import exchanges
 from ckptdbg.diagnose.trial import Attempt, Bench
 from ckptdbg.mapping import BoundEntry
 from ckptdbg.mapping import Mapping as TensorMapping
 
 # Pairs beyond this are not tried: on 2 cores a run of a small model takes some 20 ms, and 400 pairs take seconds.
 _MOST_PAIRS = 400
+# Of two edits of different kinds, in one entry and over two.
+_MOST_MIXED = 200
 
 
 @dataclass(frozen=True)
@@ -77,26 +81,45 @@ def search(
         singles[s.entry.name] = _distinct(bench, places[0], found)
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
-    rounds: list[list[tuple[Edit, ...]]] = [
-        [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)],
-        list(islice(_pairs([singles[e.name] for e in full]), _MOST_PAIRS)),
-    ]
-    tried, before = 0, bench.runs
-    for candidates in rounds:
+
+    def rounds() -> Iterator[Sequence[tuple[Edit, ...]]]:
+        """From the least change on; what comes later is put together only if it is needed."""
+        yield [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)]
+        yield list(islice(_pairs([singles[e.name] for e in full]), _MOST_PAIRS))
+        twice = sorted((c for e in full for c in _twice(e, singles[e.name], mapping, sizes)), key=_cost)
+        mixed = sorted(_mixed_pairs([singles[s.entry.name] for s in suspects]), key=_cost)
+        yield [*_distinct(bench, places[0], twice[:_MOST_MIXED]), *mixed[:_MOST_MIXED]]
+
+    tried, before, sizes_of_rounds = 0, bench.runs, []
+    for candidates in rounds():
         mends = _mending(bench, places, candidates, touched)
         tried += len(candidates)
+        sizes_of_rounds.append(len(candidates))
         if mends:
             best, *others = sorted(mends, key=lambda m: (m.cost, len(m.edits)))
             also = tuple(m.edits for m in others)
             return Outcome(Mend(best.edits, best.before, best.after, also), (), tried)
     if bench.exhausted:
         return Outcome(None, (), bench.runs - before, complete=False)
+    return Outcome(None, (*_singles_excluded(singles), *_others_excluded(sizes_of_rounds[1:])), tried)
+
+
+def _singles_excluded(singles: Mapping[str, Sequence[tuple[Edit, ...]]]) -> list[str]:
     families = dict.fromkeys(e.family for found in singles.values() for c in found for e in c)
-    excluded = [f"{family} of {', '.join(singles)}, any one edit" for family in families]
-    if rounds[1]:
-        pairs = "all" if len(rounds[1]) < _MOST_PAIRS else f"the first {_MOST_PAIRS}"
-        excluded.append(f"{pairs} pairs of edits of one family over two of them")
-    return Outcome(None, tuple(excluded), tried)
+    return [f"{family} of {', '.join(singles)}, any one edit" for family in families]
+
+
+def _others_excluded(counts: Sequence[int]) -> list[str]:
+    same, other = counts
+    most = f"the first {_MOST_PAIRS}" if same >= _MOST_PAIRS else "all"
+    found = [f"{most} pairs of edits of one family over two of them"] if same else []
+    return [*found, f"{other} times two edits of different families, of one of them or of two"] if other else found
+
+
+def _cost(candidate: tuple[Edit, ...]) -> tuple[bool, int]:
+    """Two changes of layout at once are less likely than one beside a change of values."""
+    families = {f for e in candidate for f in e.family.split(" and ")}
+    return not families & set(VALUES), sum(e.cost for e in candidate)
 
 
 def _distinct(bench: Bench, place: Place, candidates: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:
@@ -118,6 +141,23 @@ def _pairs(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ..
         for (a,), (b,) in product(first, second):
             if a.family == b.family:
                 yield (a, b)
+
+
+def _mixed_pairs(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ...]]:
+    """Edits of two entries at once, of different families: a scale left out here and an order missed there."""
+    for first, second in combinations(singles, 2):
+        for (a,), (b,) in product(first, second):
+            if a.family != b.family:
+                yield (a, b)
+
+
+def _twice(
+    entry: BoundEntry, singles: Sequence[tuple[Edit, ...]], mapping: TensorMapping, sizes: Mapping[str, int]
+) -> Iterator[tuple[Edit, ...]]:
+    """Two edits of one entry's ops, of different families."""
+    for (first,) in singles:
+        if not first.changes_source and first.family not in VALUES:
+            yield from ((both,) for both in second_edits(entry, first, mapping, sizes))
 
 
 def _mending(

@@ -16,19 +16,38 @@ from ckptdbg.result import EntryRef
 def place_labels(comparison: Comparison, place: Place) -> list[Label]:
     """Labels of all that could be at fault in a place, strongest suspect first.
 
-    For a region: its own parameters, then the anchors that feed it, then the anchors that consume it. What a merged
-    place adds comes last.
+    For a region: its own parameters, then the anchors that feed it, the nearest first, without those that feed a
+    healthy place as well; then the anchor that consumes it (what several read alike is not their fault). Later places
+    that this one explains add nothing.
     """
     target = comparison.target
     consumers = [target.labels[c] for c in place.consumers if c != OUTPUT]
     if place.port == "out":
         return consumers
     region = [target.met_labels[m] for m in sorted(place.met)]
-    feeders = [target.labels[f] for f in sorted(place.feeds, reverse=True)]
-    labels = [*region, *feeders, *consumers]
-    for merged in place.merged:
-        labels += [target.met_labels[m] for m in sorted(merged.met)]
-    return labels
+    feeders = [target.labels[f] for f in nearest_feeders(comparison, place)]
+    return [*region, *feeders, *(consumers if len(consumers) == 1 else [])]
+
+
+def nearest_feeders(comparison: Comparison, place: Place) -> list[int]:
+    """Target anchors that feed a place and no healthy one, the last to run first; all of them where there is none
+    such."""
+    doubtful = place.feeds - _sound_feeders(comparison, place)
+    return sorted(doubtful or place.feeds, reverse=True)
+
+
+def region_words(comparison: Comparison, place: Place) -> str:
+    """Between which anchors a region lies: ``between A and B``."""
+    target = comparison.target
+    first = place.consumers[0]
+    end = "the model's output" if first == OUTPUT else target.labels[first].site
+    if len(place.consumers) > 1:
+        end += f" (and {len(place.consumers) - 1} more that read the same)"
+    feeders = list(dict.fromkeys(target.labels[f].site for f in nearest_feeders(comparison, place)))
+    if not feeders:
+        return f"before {end}"
+    more = f" (and {len(feeders) - 2} before)" if len(feeders) > 2 else ""
+    return f"between {', '.join(feeders[:2])}{more} and {end}"
 
 
 def suspects_of(comparison: Comparison, place: Place) -> list[Suspect]:

@@ -17,7 +17,7 @@ from ckptdbg.compare.carry import Carried, carry
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.features import FeatureMap, count_uses, pair
 from ckptdbg.compare.noise import Measure, measure, unit_roundoff
-from ckptdbg.diagnose.grammar import Edit
+from ckptdbg.diagnose.edit import Edit
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.relabel import Relabel
 from ckptdbg.mapping import BoundEntry, BoundMapping

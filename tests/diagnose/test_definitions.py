@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from ckptdbg.compare.replay import TargetReplay
 from ckptdbg.diagnose.definitions.causes import Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences
 from ckptdbg.diagnose.definitions.meanings import (
@@ -100,11 +101,11 @@ def test_the_value_is_found_where_no_list_has_it(tmp_path):
     places = find_places(session.comparison)
     found = definitions(session, session.comparison)
     found.differences = []
-    proof = found.proof(places, lambda group: group.meaning is EPSILON)
+    proof = found.proof(places, lambda candidate: candidate.meaning is EPSILON)
     assert proof is not None
     assert float(proof.candidate.after) == pytest.approx(1e-4, rel=1e-3)
     # and a setting that is not the cause proves nothing
-    assert found.proof(places, lambda group: group.meaning is BASE) is None
+    assert found.proof(places, lambda candidate: candidate.meaning is BASE) is None
 
 
 def test_without_a_source_to_run_the_evidence_speaks_and_nothing_is_called_proved(tmp_path):
@@ -116,6 +117,28 @@ def test_without_a_source_to_run_the_evidence_speaks_and_nothing_is_called_prove
     fits = [line for line in said.evidence if line.startswith("fits the evidence")]
     assert BASE.name in fits[0]
     assert "500000" in fits[0]
+
+
+def test_two_settings_of_one_region_are_proved_together(tmp_path):
+    faults = ("rope-theta", "no-causal-mask", "norm-epsilon")
+    session = open_session(build_sample(tmp_path, "llama_to_torch", faults))
+    scores = [p for p in find_places(session.comparison) if len(p.consumers) == 1 and not p.met]
+    said = definitions(session, session.comparison).known(scores)
+    assert said is not None
+    assert said.meaning is not None
+    assert set(said.meaning.name.split(" and ")) == {BASE.name, CAUSAL.name}  # the epsilon is not needed here
+
+
+@pytest.mark.parametrize("fault", ["gelu-for-silu", pytest.param("norm-epsilon", marks=pytest.mark.slow)])
+def test_where_the_source_has_no_settings_those_of_the_target_are_varied(fault, tmp_path):
+    session = opened(tmp_path, "llama_to_torch", fault)
+    found = definitions(session, session.comparison)
+    replay = TargetReplay(session.comparison.rerun, session.comparison.plants)
+    said = Definitions(found.comparison, replay, found.differences, found.sizes).known(find_places(session.comparison))
+    assert said is not None
+    assert said.meaning is CAUSES[fault]
+    assert said.proved is not None
+    assert "the target agrees with the source at all" in said.proved
 
 
 def test_fields_of_one_meaning_are_compared_by_value():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +60,8 @@ class Candidate:
     changes: Changes
     given: FieldDifference | None = None
     """Where the value comes from, if the target's own configuration names it."""
+    factor: bool = False
+    """Whether that value is a factor on the source's own."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,15 @@ def groups(knobs: Knobs, differences: Sequence[FieldDifference], sizes: Mapping[
     found += [*_activations(knobs.activations(), differences), *_scalars(knobs.tables(), sizes)]
     named = {d.meaning for d in differences}
     return sorted(found, key=lambda g: g.meaning not in named)
+
+
+def joined(candidates: Sequence[Candidate]) -> Candidate:
+    """Several settings at once."""
+    first, *rest = candidates
+    names, before, after = ([getattr(c, key) for c in candidates] for key in ("meaning", "before", "after"))
+    meaning = replace(first.meaning, name=" and ".join(m.name for m in names))
+    changes = {path: value for c in candidates for path, value in c.changes.items()}
+    return Candidate(meaning, " and ".join(before), " and ".join(after), changes, first.given if not rest else None)
 
 
 def _given(meaning: Meaning, differences: Iterable[FieldDifference]) -> list[tuple[Any, FieldDifference | None]]:
@@ -134,8 +145,7 @@ def _numbers(
     if meaning is EPSILON:
         wanted += [(v, None) for v in _EPSILONS]
     elif meaning in (SCALE, QUERY_SCALAR, EMBEDDING_SCALE):
-        factors = [f for v, _ in wanted if isinstance(v, float) for f in (v, 1 / v if v else 1)]
-        factors += [*_FACTORS, *_roots(sizes)]
+        factors = [*_FACTORS, *_roots(sizes)]
     elif meaning in (SCORE_CAP, FINAL_CAP):
         wanted.append((None, None))
     elif meaning is WINDOW:
@@ -144,6 +154,8 @@ def _numbers(
     elif meaning is EXPERTS or not wanted:
         return Group(meaning, [])
     tried = [_set(meaning, settings, v, d) for v, d in wanted if v != next(iter(settings.values()))]
+    named = [(v, d) for v, d in wanted if factors and isinstance(v, float) and v not in (0.0, 1.0)]
+    tried += [replace(scaled(v), given=d, factor=True) for v, d in named]
     tried += [scaled(f) for f in dict.fromkeys(factors) if f != 1]
     return Group(meaning, tried, scaled if meaning is not WINDOW else None)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.replay import Replay
+from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.definitions.ablation import agree_when_uniform
-from ckptdbg.diagnose.definitions.candidates import Group, groups
+from ckptdbg.diagnose.definitions.candidates import Candidate, Group, groups, joined
 from ckptdbg.diagnose.definitions.fields import FieldDifference
 from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, Meaning
 from ckptdbg.diagnose.definitions.observations import Observation, observe
@@ -37,11 +37,12 @@ class Causes:
 
 @dataclass
 class Definitions:
-    """Looks for what two models define differently. ``replay`` is None where the source has no settings to vary (it
-    ran elsewhere, or is no torch model): then only the evidence speaks."""
+    """Looks for what two models define differently. ``replay`` runs the side whose settings can be varied: the source,
+    else the target; None where neither has any (it ran elsewhere, or is no torch model): then only the evidence
+    speaks."""
 
     comparison: Comparison
-    replay: Replay | None
+    replay: Replay | TargetReplay | None
     differences: Sequence[FieldDifference]
     sizes: Mapping[str, int]
     _trials: Trials | None = field(init=False)
@@ -55,9 +56,7 @@ class Definitions:
         read = self._read(places)
         if read is not None:
             return read
-        # a factor that only one side names may be the mapping's business as well: first it is searched there
-        named = {d.meaning for d in self.differences if d.source or d.meaning not in FACTORS}
-        proof = self.proof(places, lambda group: group.meaning in named, given=True)
+        proof = self.proof(places, _named_by_the_target) or self._together(places)
         return None if proof is None else self._proved(proof, places)
 
     def of(self, places: Sequence[Place]) -> Causes:
@@ -68,47 +67,82 @@ class Definitions:
         proof = self.proof(places)
         if proof is not None:
             return self._proved(proof, places)
-        if self.replay is not None:
+        if isinstance(self.replay, Replay):
             uniform = agree_when_uniform(self.comparison, self.replay, places[0])
             if uniform is not None:
                 return self._applied_elsewhere(*uniform)
         seen = observe(self.comparison, places[0], self.sizes)
         return Causes(evidence=(*(o.text for o in seen), *self._fitting(seen, places[0])), excluded=self._excluded())
 
+    def _together(self, places: Sequence[Place]) -> Proof | None:
+        """Several settings that the target's configuration names, where it takes more than one; none that is not
+        needed."""
+        whole = _with_merged(places)
+        if self._trials is None or places[0].port == "out":
+            return None
+        named = [next((c for c in g.candidates if _named_by_the_target(c)), None) for g in self._groups(places)]
+        chosen = [c for c in named if c is not None and c.meaning not in self._trials.without_effect]
+        proof = self._trials.prove(Group(chosen[0].meaning, [joined(chosen)]), whole) if len(chosen) > 1 else None
+        for candidate in [*chosen] if proof is not None else []:
+            fewer = [c for c in chosen if c is not candidate]
+            simpler = self._trials.prove(Group(fewer[0].meaning, [joined(fewer)]), whole) if len(fewer) > 1 else None
+            if simpler is not None:
+                chosen, proof = fewer, simpler
+        return proof
+
+    def factor(self, places: Sequence[Place]) -> Causes:
+        """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
+        them: the evidence cannot tell the two apart."""
+        proof = self.proof(places, lambda candidate: candidate.meaning in FACTORS)
+        if proof is None:
+            return Causes()
+        chosen = proof.candidate
+        varied = "target" if isinstance(self.replay, TargetReplay) else "source"
+        text = f"{chosen.meaning.name} as {chosen.after} instead of {chosen.before} in the {varied}'s code does as well"
+        return Causes(meaning=chosen.meaning, evidence=(text,))
+
     def _read(self, places: Sequence[Place]) -> Causes | None:
         for meaning, sentence in read_off(self.comparison, _with_merged(places)):
             return Causes(f"{_capital(meaning.name)} differs: {sentence}.", meaning, self._named(meaning))
         return None
 
-    def proof(
-        self, places: Sequence[Place], wanted: Callable[[Group], bool] = lambda _: True, given: bool = False
-    ) -> Proof | None:
-        """The first setting with which the source agrees at all places. ``given``: with values of the target's
-        configuration only."""
+    def proof(self, places: Sequence[Place], wanted: Callable[[Candidate], bool] = lambda _: True) -> Proof | None:
+        """The first setting with which the source agrees at all places, among those that are wanted."""
         if self._trials is None or self.replay is None or places[0].port == "out":
             return None
         self._trials.rest()
-        found = groups(self.replay.side.knobs, self.differences, self.sizes)  # type: ignore[attr-defined]
-        for group in _likeliest_first(found, exact_first_token(self.comparison, places[0])):
-            if not wanted(group) or self._trials.exhausted:
+        for group in self._groups(places):
+            candidates = [c for c in group.candidates if wanted(c)]
+            if self._trials.exhausted or not candidates:
                 continue
-            if given:
-                group = Group(group.meaning, [c for c in group.candidates if c.given is not None])
-            proof = self._trials.prove(group, _with_merged(places))
+            family = group.family if len(candidates) == len(group.candidates) else None
+            proof = self._trials.prove(Group(group.meaning, candidates, family), _with_merged(places))
             if proof is not None:
                 return proof
         return None
 
+    def _groups(self, places: Sequence[Place]) -> list[Group]:
+        """Everything that can be tried on the side that is varied, the likeliest first."""
+        assert self.replay is not None
+        named = self.differences
+        if isinstance(self.replay, TargetReplay):
+            named = [d.turned() for d in named if d.source]
+        found = groups(self.replay.side.knobs, named, self.sizes)  # type: ignore[attr-defined]
+        return _likeliest_first(found, exact_first_token(self.comparison, places[0]))
+
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
         chosen, whole = proof.candidate, _with_merged(places)
         own = f" ({chosen.given.source})" if chosen.given is not None and chosen.given.source else ""
-        said = f", which its {chosen.given.target} says" if chosen.given is not None else ""
+        said = f" ({chosen.given.target})" if chosen.given is not None else ""
+        varied, other = ("target", "source") if isinstance(self.replay, TargetReplay) else ("source", "target")
         before = max(p.ratio for p in whole)
         where = "the place" if len(whole) == 1 else f"all {len(whole)} places"
+        verb = "differ" if " and " in chosen.meaning.name else "differs"
         sentence = (
-            f"{_capital(chosen.meaning.name)} differs: {chosen.before} in the source{own}, {chosen.after} in the "
-            f"target{said}. Run with {chosen.after}, the source agrees with the target at {where} (ratio {before:.3g} "
-            f"before, {proof.after:.2g} after): the tensors are as mapped, the target's definition is to be changed."
+            f"{_capital(chosen.meaning.name)} {verb}: {chosen.before} in the {varied}{own}, {chosen.after} in the "
+            f"{other}{said}. Run with {chosen.after}, the {varied} agrees with the {other} at {where} (ratio "
+            f"{before:.3g} before, {proof.after:.2g} after): the tensors are as mapped, it is the target's definition "
+            "that is to be changed."
         )
         return Causes(sentence, chosen.meaning, self._named(chosen.meaning))
 
@@ -122,8 +156,9 @@ class Definitions:
 
     def _named(self, meaning: Meaning) -> tuple[str, ...]:
         """The configurations' own words on a cause that is proved, then other fields in which they differ."""
-        own = [f"configurations: {d}" for d in self.differences if d.meaning is meaning]
-        return (*own, *(f"also differs, not the cause here: {d}" for d in self.differences if d.meaning is not meaning))
+        own = [d for d in self.differences if d.meaning.name in meaning.name.split(" and ")]
+        rest = [d for d in self.differences if d not in own]
+        return (*(f"configurations: {d}" for d in own), *(f"also differs, not the cause here: {d}" for d in rest))
 
     def _fitting(self, seen: Sequence[Observation], place: Place) -> list[str]:
         """Causes that are not excluded, the likeliest first, in the voice of a guess."""
@@ -149,10 +184,19 @@ class Definitions:
             tried.setdefault(candidate.meaning.name, []).append(candidate.after)
         silent = dict.fromkeys(m.name for m in self._trials.without_effect if m.name not in tried)
         lines = [
-            f"{name}, {', '.join(list(dict.fromkeys(values))[:_MOST_LISTED])} tried: the source does not agree either"
+            f"{name}, {', '.join(list(dict.fromkeys(values))[:_MOST_LISTED])} tried: no agreement either"
             for name, values in tried.items()
         ]
-        return (*lines, *(f"{name}: another value in the source changes nothing here" for name in silent))
+        return (*lines, *(f"{name}: another value changes nothing here" for name in silent))
+
+
+def _named_by_the_target(candidate: Candidate) -> bool:
+    """Whether the value comes from the target's configuration. A factor that only one side names may be the mapping's
+    business as well, unless it is one on top of what the source has: it is first searched for there."""
+    given = candidate.given
+    if given is None:
+        return False
+    return bool(given.source) or candidate.factor or candidate.meaning not in FACTORS
 
 
 def _with_merged(places: Sequence[Place]) -> list[Place]:

@@ -21,6 +21,10 @@ class FieldDifference:
     target: str
     target_value: Any
 
+    def turned(self) -> FieldDifference:
+        """The same difference with the two sides in each other's place."""
+        return FieldDifference(self.meaning, self.target, self.target_value, self.source, self.source_value)
+
     def __str__(self) -> str:
         theirs = f"the source has {self.source}: {shown(self.source_value)}" if self.source else "the source names none"
         return f"{self.meaning.name}: {theirs}, the target has {self.target}: {shown(self.target_value)}"

@@ -64,7 +64,7 @@ WINDOW = Meaning(
     "the sliding window", r"(sliding_|local_|att(ention|n)_)?window(_size|_length)?|local_attention", True, absent=True
 )
 CAUSAL = Meaning("the causal mask", r"(is_)?causal|use_causal_mask|is_decoder")
-ORDER = Meaning("the order of query/key norm and rotation", r"qk_?norm_(after|before)_rope|(rope|rotary)_first", True)
+ORDER = Meaning("the order of rotation with query/key norm", r"qk_?norm_(after|before)_rope|(rope|rotary)_first", True)
 EMBEDDING_SCALE = Meaning(
     "the scale of the embedding",
     r"(scalar_)?embed(ding|dings|_tokens)?_(scale|multiplier|scaling)|scale_emb(eddings?)?|normalize_embeddings",

@@ -45,7 +45,7 @@ class Observation:
 
 def observe(comparison: Comparison, place: Place, sizes: Mapping[str, int]) -> list[Observation]:
     """Facts read off the isolated pass at the first consumer of a place."""
-    both = values_at(comparison, place, place.consumers[0], comparison.source.runs.isolated.promoted)
+    both = values_at(comparison, place, place.consumers[0])
     if both is None:
         return []
     source, target, mask = both
@@ -128,7 +128,7 @@ def _positions(comparison: Comparison, place: Place) -> Iterator[Observation]:
 def _error_by_position(comparison: Comparison, place: Place) -> tuple[Array, Array] | None:
     """Of every position of a sequence: whether it diverges anywhere, and its relative error."""
     site = next((s for s in comparison.sites if s.anchor == place.consumers[0] and s.port == place.port), None)
-    both = values_at(comparison, place, place.consumers[0], comparison.source.runs.isolated.promoted)
+    both = values_at(comparison, place, place.consumers[0])
     if site is None or both is None or comparison.source.runs.padded.size:
         return None
     source, target, mask = both

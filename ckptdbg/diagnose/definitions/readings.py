@@ -57,7 +57,7 @@ def _moved_lookup(comparison: Comparison, place: Place) -> Iterator[tuple[Meanin
     consumer = place.consumers[0]
     if consumer == OUTPUT or comparison.target.graph.anchors[consumer].kind != "lookup":
         return
-    both = values_at(comparison, place, consumer, comparison.source.runs.isolated.promoted)
+    both = values_at(comparison, place, consumer)
     if both is None:
         return
     source, target, _ = both

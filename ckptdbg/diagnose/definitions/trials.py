@@ -1,5 +1,5 @@
-"""Experiments on the source: another setting, the same planted values, and a look at whether the places that diverged
-are quiet."""
+"""Experiments on one side, mostly the source: another setting, the same planted values, and a look at whether the
+places that diverged are quiet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ckptdbg.compare.carry import carry
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.output import measure_output
-from ckptdbg.compare.replay import Replay
+from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.compare.runs import Runs, SourceRuns
 from ckptdbg.compare.sites import judge_port
 from ckptdbg.diagnose.definitions.candidates import Candidate, Group
@@ -34,7 +34,7 @@ _UNCHANGED = float("inf")
 
 @dataclass(frozen=True)
 class Proof:
-    """A setting with which the source computes what the target computes, at every place of the finding."""
+    """A setting with which one side computes what the other computes, at every place of the finding."""
 
     candidate: Candidate
     after: float
@@ -43,16 +43,17 @@ class Proof:
 
 @dataclass
 class Trials:
-    """Where settings are tried. Weights are shared with the source; nothing is read or compiled anew."""
+    """Where settings are tried. Weights are shared with the model; nothing is read or compiled anew."""
 
     comparison: Comparison
-    replay: Replay
+    replay: Replay | TargetReplay
+    """Runs the side whose settings are varied."""
     deadline: float = 0.0
     runs: int = 0
     without_effect: list[Meaning] = field(default_factory=list)
     """Settings that do not reach the place."""
     in_vain: list[Candidate] = field(default_factory=list)
-    """Values with which the source does not agree either."""
+    """Values with which the two sides do not agree either."""
 
     def rest(self) -> None:
         """Begin anew: another allowance of time, nothing tried."""
@@ -81,11 +82,11 @@ class Trials:
 
     def _remaining(self, candidate: Candidate, place: Place) -> float | None:
         """How much of the difference at a place is left, infinity where nothing of it has changed; None where the
-        source cannot be run so."""
+        model cannot be run so."""
         found = self._difference(candidate, place)
         if found is None:
             return None
-        before = difference(self.comparison, place, self.comparison.source.runs.isolated.promoted)
+        before = difference(self.comparison, place)
         if before is None or np.array_equal(before, found):
             return _UNCHANGED
         size = float(np.linalg.norm(before))
@@ -93,7 +94,10 @@ class Trials:
 
     def _difference(self, candidate: Candidate, place: Place) -> Array | None:
         trace = self._run(candidate)
-        found = None if trace is None else difference(self.comparison, place, trace)
+        if trace is None:
+            return None
+        of_target = isinstance(self.replay, TargetReplay)
+        found = difference(self.comparison, place, **{"ours" if of_target else "theirs": trace})
         return found if found is not None and np.isfinite(found).all() else None
 
     def _run(self, candidate: Candidate) -> Trace | None:
@@ -105,7 +109,7 @@ class Trials:
             return None
 
     def _confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
-        """Judge every place as a comparison would, with the source so set."""
+        """Judge every place as a comparison would, with the model so set."""
         self.runs += 3
         try:
             with self.replay.side.knobs.turned(candidate.changes):  # type: ignore[attr-defined]
@@ -118,19 +122,22 @@ class Trials:
         return Proof(candidate, max(ratio for _, ratio in judged))
 
     def _judged(self, runs: Runs, place: Place, consumer: int) -> tuple[bool, float]:
-        comparison = self.comparison
+        comparison, given = self.comparison, self.comparison.source.runs
+        theirs, ours = given.isolated, comparison.isolated
+        if isinstance(self.replay, TargetReplay):
+            ours = runs
+        else:
+            theirs = runs
         if consumer == OUTPUT:
-            varied = SourceRuns(comparison.source.runs.free, runs, comparison.source.runs.padded)
-            measured = measure_output(
-                comparison.target.graph, comparison.pairing, varied, comparison.free, comparison.isolated
-            )
+            varied = SourceRuns(given.free, theirs, given.padded)
+            measured = measure_output(comparison.target.graph, comparison.pairing, varied, comparison.free, ours)
             return measured.isolated.divergent, measured.isolated.promoted.ratio
         port = "in" if place.port == "in" else "out"
         found = comparison.pairing.inputs[consumer] if port == "in" else comparison.pairing.outputs[consumer]
         assert found is not None
         rows = comparison.free.working.records[consumer].rows
         gauge = comparison.gauges.get(consumer, 1.0)
-        judged = judge_port(consumer, port, found, rows, runs, comparison.isolated, gauge)
+        judged = judge_port(consumer, port, found, rows, theirs, ours, gauge)
         return judged.divergent, judged.promoted.ratio
 
     def _searched(self, group: Group, places: Sequence[Place]) -> Proof | None:
@@ -158,35 +165,39 @@ class Trials:
         return self._confirmed(group.family(float(np.exp(at))), places)
 
 
-def difference(comparison: Comparison, place: Place, trace: Trace) -> Array | None:
-    """What the target has at a place minus what ``trace`` of the source has there, flat, isolated and in float64;
-    None where they have nothing in common."""
+def difference(
+    comparison: Comparison, place: Place, theirs: Trace | None = None, ours: Trace | None = None
+) -> Array | None:
+    """What the target has at a place minus what the source has there, flat, isolated and in float64; None where they
+    have nothing in common. ``theirs`` and ``ours`` are other runs of the source and of the target."""
     parts = []
     for consumer in place.consumers:
-        both = values_at(comparison, place, consumer, trace)
+        both = values_at(comparison, place, consumer, theirs, ours)
         if both is not None:
-            theirs, ours, mask = both
-            parts.append((ours - theirs)[mask])
+            source, target, mask = both
+            parts.append((target - source)[mask])
     return np.concatenate(parts) if parts else None
 
 
-def values_at(comparison: Comparison, place: Place, consumer: int, trace: Trace) -> tuple[Array, Array, Array] | None:
+def values_at(
+    comparison: Comparison, place: Place, consumer: int, theirs: Trace | None = None, ours: Trace | None = None
+) -> tuple[Array, Array, Array] | None:
     """Source and target values ``[rows, features]`` at one consumer of a place, isolated, in float64, and which of
-    them can be compared."""
-    isolated = comparison.isolated.promoted
+    them can be compared; from other runs where those are given."""
+    theirs, ours = theirs or comparison.source.runs.isolated.promoted, ours or comparison.isolated.promoted
     if consumer == OUTPUT:
         index = comparison.output.index
-        real = ~np.isin(np.arange(len(trace.output)), comparison.source.runs.padded)
-        if trace.output.shape[0] != isolated.output.shape[0]:
+        real = ~np.isin(np.arange(len(theirs.output)), comparison.source.runs.padded)
+        if theirs.output.shape[0] != ours.output.shape[0]:
             return None
-        return trace.output[:, np.maximum(index, 0)], isolated.output, real[:, None] & (index >= 0)
+        return theirs.output[:, np.maximum(index, 0)], ours.output, real[:, None] & (index >= 0)
     port = "in" if place.port == "in" else "out"
     found = comparison.pairing.inputs[consumer] if port == "in" else comparison.pairing.outputs[consumer]
-    record = isolated.records[consumer]
-    ours = record.input if port == "in" else record.output
+    record = ours.records[consumer]
+    values = record.input if port == "in" else record.output
     rows = comparison.free.working.records[consumer].rows
-    if found is None or ours is None or len(record.rows) != len(rows):
+    if found is None or values is None or len(record.rows) != len(rows):
         return None
-    carried = carry(found, rows, trace.records, port, comparison.gauges.get(consumer, 1.0))
-    mask = np.ones(ours.shape, bool) if carried.mask is None else carried.mask
-    return np.asarray(carried.values, np.float64), np.asarray(ours, np.float64), mask
+    carried = carry(found, rows, theirs.records, port, comparison.gauges.get(consumer, 1.0))
+    mask = np.ones(values.shape, bool) if carried.mask is None else carried.mask
+    return np.asarray(carried.values, np.float64), np.asarray(values, np.float64), mask

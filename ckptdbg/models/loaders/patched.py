@@ -38,6 +38,7 @@ class PatchedSide:
         self._side, self._values = side, dict(values)
         self.framework = side.framework
         self.parameters, self.graph, self.operands = side.parameters, side.graph, side.operands
+        self.knobs = getattr(side, "knobs", None)
 
     @property
     def omitted_inputs(self) -> tuple[str, ...]:

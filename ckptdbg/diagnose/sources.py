@@ -1,0 +1,66 @@
+"""Candidate repairs that take other source tensors: exchanged, in another order, left over, of another layer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+from typing import Any
+
+from ckptdbg.diagnose.edit import EXCHANGE, LAYERS, ORDER, OTHER, Edit
+from ckptdbg.mapping import BoundEntry
+from ckptdbg.mapping import Mapping as TensorMapping
+
+Shape = tuple[int, ...]
+# Orders of more sources than this are not tried: 4 have 24.
+_MOST_SOURCES = 4
+
+
+def other_sources(
+    entry: BoundEntry, data: Sequence[Any], mapping: TensorMapping, unused: Mapping[str, Shape]
+) -> Iterator[Edit]:
+    """All edits of an entry's source alone."""
+    written = mapping.source(entry.name)
+    yield from _plain(entry, data, written)
+    yield from _sources(entry, data, written, unused)
+
+
+def exchanges(entries: Sequence[BoundEntry], mapping: TensorMapping) -> list[tuple[Edit, Edit]]:
+    """Pairs of entries of the same source shapes, each taking the other's sources."""
+    found = []
+    for i, a in enumerate(entries):
+        for b in entries[i + 1 :]:
+            if [s.shape for s in a.source_specs] == [s.shape for s in b.source_specs] and a.layer == b.layer:
+                found.append((_taking(a, b, mapping), _taking(b, a, mapping)))
+    return found
+
+
+def _taking(entry: BoundEntry, other: BoundEntry, mapping: TensorMapping) -> Edit:
+    text, data = f"take the source of {other.name}", tuple(mapping.ops(entry.name))
+    return Edit(entry.name, EXCHANGE, text, 1, entry.ops, data, other.name, taken=mapping.source(other.name))
+
+
+def _sources(entry: BoundEntry, data: Sequence[Any], written: Any, unused: Mapping[str, Shape]) -> Iterator[Edit]:
+    """The sources in another order, or another tensor that nothing uses."""
+    if isinstance(written, list) and 1 < len(written) <= _MOST_SOURCES:
+        for order in permutations(range(len(written))):
+            if order != tuple(range(len(written))) and _alike(entry, order):
+                text = "sources in the order " + ", ".join(written[i] for i in order)
+                yield Edit(entry.name, ORDER, text, 1, entry.ops, tuple(data), order=order)
+    if len(entry.sources) == 1:
+        for name, shape in unused.items():
+            if shape == entry.source_specs[0].shape:
+                yield Edit(entry.name, OTHER, f"take {name}", 1, entry.ops, tuple(data), source=name)
+
+
+def _alike(entry: BoundEntry, order: Sequence[int]) -> bool:
+    """Whether tensors change places with tensors of their own shape only."""
+    return all(entry.source_specs[i].shape == entry.source_specs[j].shape for i, j in enumerate(order))
+
+
+def _plain(entry: BoundEntry, data: Sequence[Any], written: Any) -> Iterator[Edit]:
+    """The placeholder itself where the source computes with it: layers taken from each other."""
+    if isinstance(written, str) and entry.layer is not None and len(entry.sources) == 1:
+        plain = re.sub(r"\{[^{}]*?([A-Za-z_]\w*)[^{}]*\}", r"{\1}", written)
+        if plain != written and plain.count("{") == 1:
+            yield Edit(entry.name, LAYERS, f"take {plain}", 1, entry.ops, tuple(data), template=plain)
