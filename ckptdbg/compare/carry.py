@@ -91,9 +91,14 @@ def _values(record: Record, port: Port) -> Array:
 
 
 def plants(
-    pairing: Pairing, target_rows: Sequence[Array], records: Sequence[Record], gauges: dict[int, float]
+    pairing: Pairing,
+    target_rows: Sequence[Array],
+    records: Sequence[Record],
+    gauges: dict[int, float],
+    padded: Array,
 ) -> dict[int, Plant]:
-    """The source's values for every paired port of the target."""
+    """The source's values for every paired port of the target. ``padded`` tokens have none: an expert that only they
+    reach, or nobody, is planted as it is, since a grouped matmul takes plants for all of its groups."""
     result = {}
     for t, rows in enumerate(target_rows):
         gauge = gauges.get(t, 1.0)
@@ -102,7 +107,7 @@ def plants(
             if found is None:
                 continue
             carried = carry(found, rows, records, port, gauge)
-            if not carried.empty:
+            if not carried.empty or np.isin(rows, padded).all():
                 name = "input" if port == "in" else "output"
                 ports[name], ports[f"{name}_mask"] = carried.values, carried.mask
         if ports:

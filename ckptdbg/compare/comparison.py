@@ -126,7 +126,7 @@ def compare_sides(
     rows = [record.rows for record in free.working.records]
 
     def isolate(gauges: dict[int, float]) -> tuple[dict[int, Plant], Runs, list[SiteMeasure]]:
-        put = plants(pairing, rows, source.runs.free.working.records, gauges)
+        put = plants(pairing, rows, source.runs.free.working.records, gauges, source.runs.padded)
         runs = run_isolated(side, inputs, exact, routing.pins, put)
         return put, runs, measure_sites(pairing, source.runs, free, runs, gauges, sharp=alike)
 

@@ -72,11 +72,12 @@ def isolate_source(
 
 
 def own_plants(records: Sequence[Record], ins: frozenset[int], outs: frozenset[int]) -> dict[int, Plant]:
-    """A side's own values, to be planted at the ``in`` and ``out`` of these anchors."""
+    """A side's own values, to be planted at the ``in`` and ``out`` of these anchors; none at all in an expert that no
+    token reached, which counts as planted."""
     return {
         i: Plant(input=r.input if i in ins else None, output=r.output if i in outs else None)
         for i, r in enumerate(records)
-        if r.output.size and (i in ins or i in outs)
+        if i in ins or i in outs
     }
 
 
