@@ -23,6 +23,7 @@ from ckptdbg_widgets import (
     VerdictPanel,
     export,
 )
+from ckptdbg_widgets.origins import _small
 from ckptdbg_widgets.page import page
 from ckptdbg_widgets.sites import merged, sites_of, suspect_of
 
@@ -189,6 +190,29 @@ def test_the_pictures_of_an_entry_show_what_its_ops_do(mapping):
     rows = picture(fused, "by_row")[:, 0]
     assert (rows[::2] < 128).all(), "the first source on every other row"
     assert (rows[1::2] >= 128).all()
+
+
+@pytest.mark.parametrize("size", [64, 4096])
+def test_interleaved_pairs_stay_a_comb_in_a_small_picture(size):
+    places = np.repeat(np.linspace(0, 1, size, dtype=np.float32)[:, None], 60, axis=1)
+    combed = places.reshape(2, size // 2, 60).swapaxes(0, 1).reshape(size, 60)
+    steps = [np.abs(np.diff(_small(matrix)[:, 0].astype(int))) for matrix in (places, combed)]
+    assert np.median(steps[0]) < 10
+    assert np.median(steps[1]) > 100, "from half to half"
+
+
+def test_what_a_repair_does_is_shown_beside_what_is(mapping, tmp_path):
+    given = Mapping.loads(MAPPING, file=str(tmp_path / "mapping.yaml"))
+    other = given.with_ops("attention.query", [{"rearrange": "(h two d) m -> m (h d two)", "h": 3, "two": 2}])
+    specs = [{}, {}]
+    for entry in mapping.entries:
+        specs[0] |= dict(zip(entry.sources, entry.source_specs, strict=True))
+        specs[1] |= dict(zip(entry.targets, entry.target_specs, strict=True))
+    mended = other.bind({"num_heads": 3}, *specs)
+    entries = {entry["name"]: entry for entry in MappingPanel(result(), mapping, mended).data["entries"]}
+    before, after = (entries["attention.query"][name][1]["picture"] for name in ("steps", "mended"))
+    assert picture(before, "by_row").shape == picture(after, "by_row").shape
+    assert entries["embedding"]["mended"] is None, "the same both ways is shown once"
 
 
 def test_an_entry_is_shown_where_it_is_used_and_suspects_come_first(mapping):

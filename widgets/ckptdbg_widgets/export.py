@@ -32,19 +32,21 @@ def export(
     *,
     comparison: Comparison | None = None,
     mapping: BoundMapping | Sequence[EntryView] | None = None,
+    mended: BoundMapping | None = None,
     ids: NDArray[Any] | None = None,
     decode: Callable[[int], str] | None = None,
 ) -> Path:
     """Write the page. Raises ``CkptdbgError`` when the file cannot be written.
 
     ``comparison`` adds the values at the first divergence and the predictions of every token, ``mapping`` the entries
-    (a session's ``comparison``, ``mapping`` and ``inputs["input_ids"]``). ``decode`` gives the text of one token.
+    (a session's ``comparison``, ``mapping`` and ``inputs["input_ids"]``), ``mended`` what the repairs make of them.
+    ``decode`` gives the text of one token.
     """
     panels: list[Panel] = [VerdictPanel(result)]
     if result.sites:
         panels += [DivergenceMap(result), LayerStepper(result)]
     if mapping is not None:
-        panels.append(MappingPanel(result, mapping))
+        panels.append(MappingPanel(result, mapping, mended))
     first = sites_of(result)["first"]
     if comparison is not None and first is not None:
         site = sorted(result.sites, key=lambda site: site.order)[first]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.report.changes import changes
-from ckptdbg.report.entries import EntryView, bound_view
+from ckptdbg.report.entries import EntryView, Step, bound_view
 from ckptdbg.report.names import number, place, span, visible
 from ckptdbg.report.words import ratio_of, title
 from ckptdbg.result import Finding, Repair, Result
@@ -28,36 +28,54 @@ class Beside(NamedTuple):
     """An op that moves no element: its picture would be the one before it."""
 
 
-def entries_of(result: Result, mapping: BoundMapping) -> list[dict[str, Any]]:
-    """Every entry of a mapping with what the result says of it, ready for JSON; suspects first, then as in the file."""
+def entries_of(result: Result, mapping: BoundMapping, mended: BoundMapping | None = None) -> list[dict[str, Any]]:
+    """Every entry of a mapping with what the result says of it, ready for JSON; suspects first, then as in the file.
+    ``mended`` is the mapping with the repairs: entries that differ there are shown both ways."""
+    found = _instances(mapping)
+    repaired = {} if mended is None else _instances(mended)
+    suspects = list(dict.fromkeys(ref.name for finding in result.findings for ref in finding.entries))
+    order = [*(name for name in suspects if name in found), *(name for name in found if name not in suspects)]
+    entries = [_entry(name, found[name], result, mapping) for name in order]
+    for entry, name in zip(entries, order, strict=True):
+        new = next((e for e in repaired.get(name, []) if e.layer == entry["layer"]), None)
+        if mended is not None and new is not None and new.ops_text != found[name][0].ops_text:
+            entry["mended"] = _steps(new, mended, SUSPECTED)
+    return entries
+
+
+def _instances(mapping: BoundMapping) -> dict[str, list[BoundEntry]]:
     found: dict[str, list[BoundEntry]] = {}
     for entry in mapping.entries:
         found.setdefault(entry.name, []).append(entry)
-    suspects = list(dict.fromkeys(ref.name for finding in result.findings for ref in finding.entries))
-    order = [*(name for name in suspects if name in found), *(name for name in found if name not in suspects)]
-    return [_entry(name, found[name], result, mapping) for name in order]
+    return found
 
 
 def views_only(result: Result, views: list[EntryView]) -> list[dict[str, Any]]:
     """The same from what a stored report has of the entries: without tensors, layers and pictures."""
-    return [_shown(view, [Beside()] * len(view.steps)) | _told(view.name, result) for view in views]
+    return [_shown(view) | _told(view.name, result) for view in views]
 
 
 def _entry(name: str, instances: list[BoundEntry], result: Result, mapping: BoundMapping) -> dict[str, Any]:
     findings = [f for f in result.findings if any(ref.name == name for ref in f.entries)]
     layers = {layer for finding in findings for layer in finding.layers}
     shown = next((entry for entry in instances if entry.layer in layers), instances[0])
-    view = bound_view(shown, mapping)
-    pictures = origins(shown, SUSPECTED if findings else LARGEST)
     return {
-        **_shown(view, _beside(view, shown, pictures)),
+        **_shown(bound_view(shown, mapping)),
         **_told(name, result),
+        "steps": _steps(shown, mapping, SUSPECTED if findings else LARGEST),
         "sources": _names(shown.sources, [spec.shape for spec in shown.source_specs]),
         "targets": _names(shown.targets, [spec.shape for spec in shown.target_specs]),
         "layer": shown.layer,
         "count": len(instances),
         "where": span([entry.layer for entry in instances if entry.layer is not None]),
     }
+
+
+def _steps(entry: BoundEntry, mapping: BoundMapping, largest: int) -> list[dict[str, Any]]:
+    """Sources and ops of an entry with shapes and pictures of tensors of up to ``largest`` elements."""
+    view = bound_view(entry, mapping)
+    pictures = origins(entry, largest)
+    return [_step(step, beside) for step, beside in zip(view.steps, _beside(view, entry, pictures), strict=True)]
 
 
 def _beside(view: EntryView, entry: BoundEntry, pictures: list[Origin | None]) -> list[Beside]:
@@ -74,26 +92,28 @@ def _beside(view: EntryView, entry: BoundEntry, pictures: list[Origin | None]) -
     return found
 
 
-def _shown(view: EntryView, beside: list[Beside]) -> dict[str, Any]:
+def _shown(view: EntryView) -> dict[str, Any]:
     return {
         "name": visible(view.name),
         "place": place(view.file, view.line),
         "line": view.line,
         "lines": [visible(line) for line in view.lines],
-        "steps": [
-            {
-                "text": visible(step.text),
-                "shape": None if step.shape is None else list(step.shape),
-                "picture": None if picture is None else asdict(picture),
-                "still": still,
-            }
-            for step, (picture, still) in zip(view.steps, beside, strict=True)
-        ],
+        "steps": [_step(step, Beside()) for step in view.steps],
+        "mended": None,
         "sources": [],
         "targets": [],
         "layer": None,
         "count": 1,
         "where": "",
+    }
+
+
+def _step(step: Step, beside: Beside) -> dict[str, Any]:
+    return {
+        "text": visible(step.text),
+        "shape": None if step.shape is None else list(step.shape),
+        "picture": None if beside.picture is None else asdict(beside.picture),
+        "still": beside.still,
     }
 
 

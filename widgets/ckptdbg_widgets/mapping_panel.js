@@ -104,6 +104,7 @@ class MappingPanel {
       ...entry.seen.map((finding) => this.elsewhere(finding)),
       entry.lines.length ? h("pre", { class: "ck-code" }, entry.lines.map(line)) : null,
       h("ol", { class: "ck-steps", "aria-label": "from source to target" }, entry.steps.map(step)),
+      ...(entry.mended ? [h("h4", { class: "is-verified" }, "after the repair"), h("ol", { class: "ck-steps is-mended", "aria-label": "from source to target after the repair" }, entry.mended.map(step))] : []),
       entry.steps.some((one) => one.picture) ? h("p", { class: "ck-quiet ck-hint" }, "Pictures: where in the source tensor each element comes from, dark first.") : null,
       h("div", { class: "ck-pairs" }, h("div", {}, names("source tensors", entry.sources)), h("div", {}, names("target tensors", entry.targets))),
       applies && h("p", {}, h("b", {}, "applies to "), applies, h("span", { class: "ck-quiet" }, shown)),

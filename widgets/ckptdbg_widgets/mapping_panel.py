@@ -29,13 +29,24 @@ class MappingPanel(Panel):
     data = shared(traitlets.Dict())
     entry = shared(traitlets.Unicode(None, allow_none=True))
 
-    def __init__(self, result: Result, mapping: BoundMapping | Sequence[EntryView]) -> None:
-        data = _data(result, mapping)
+    def __init__(
+        self,
+        result: Result,
+        mapping: BoundMapping | Sequence[EntryView],
+        mended: BoundMapping | None = None,
+    ) -> None:
+        """``mended`` is the mapping with the repairs, bound: what they change is shown beside what is."""
+        data = _data(result, mapping, mended)
         super().__init__(data=data, entry=_start(data))
 
-    def show(self, result: Result, mapping: BoundMapping | Sequence[EntryView]) -> None:
+    def show(
+        self,
+        result: Result,
+        mapping: BoundMapping | Sequence[EntryView],
+        mended: BoundMapping | None = None,
+    ) -> None:
         """Show another result in place of this one; the entry stays where it has one of that name."""
-        data = _data(result, mapping)
+        data = _data(result, mapping, mended)
         kept = self.entry in [entry["name"] for entry in data["entries"]]
         with self.hold_sync():
             self.data, self.entry = data, self.entry if kept else _start(data)
@@ -52,9 +63,9 @@ class MappingPanel(Panel):
         return "no mapping entry"
 
 
-def _data(result: Result, mapping: BoundMapping | Sequence[EntryView]) -> dict:
+def _data(result: Result, mapping: BoundMapping | Sequence[EntryView], mended: BoundMapping | None) -> dict:
     bound = isinstance(mapping, BoundMapping)
-    entries = entries_of(result, mapping) if bound else views_only(result, list(mapping))
+    entries = entries_of(result, mapping, mended) if bound else views_only(result, list(mapping))
     return {"entries": entries, "noise": {"suspect": result.noise.suspect, "divergent": result.noise.divergent}}
 
 
