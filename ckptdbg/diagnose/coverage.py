@@ -65,8 +65,10 @@ def _row(name: str, mapping: BoundMapping, reach: Reach, size: float) -> Exercis
 
 
 def _dead(reach: Reach) -> Array:
-    """Elements that no compared place depends on: all of a tensor that none is known to depend on."""
-    return (reach.elements <= 0) & (reach.measured if reach.measured.any() else True)
+    """Elements that no compared place depends on: all of them where neither those tried nor the tensor as a whole
+    show."""
+    silent = reach.elements <= 0
+    return silent & (True if silent.all() and not reach.whole else reach.measured)
 
 
 def _unseen(name: str, mapping: BoundMapping, reach: Reach) -> list[str]:

@@ -19,7 +19,8 @@ Array = NDArray[Any]
 _ROUNDINGS = 4
 # A factor computed in single precision (a root of a size) is off by this much at most.
 _SINGLE = 4 * 2.0**-24
-_SLAB = 2**21  # elements
+# Elements in a slab: one that stays in the cache is three times as fast as one of 16 MB (measured on 8 million).
+_SLAB = 2**18
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def deviation(expected: Array, actual: Array, dtype: str) -> Deviation:
     """Compare ``expected`` (float64) with ``actual`` (any dtype), both of one shape; ``dtype`` is the stored one."""
     spread, wrong, equal, far = _spread(expected), 0, True, (False, -1.0, 0)
     begin = 0
-    for due, found in _slabs(expected, actual):
+    for due, found in slabs(expected, actual):
         mask, off = _wrong(due, found, dtype, spread)
         count = int(mask.sum())
         wrong += count
@@ -64,7 +65,7 @@ def deviation(expected: Array, actual: Array, dtype: str) -> Deviation:
 def wrong_elements(expected: Array, actual: Array, dtype: str) -> Array:
     """Boolean mask of the elements that rounding to ``dtype`` does not explain."""
     spread = _spread(expected)
-    masks = [_wrong(due, found, dtype, spread)[0] for due, found in _slabs(expected, actual)]
+    masks = [_wrong(due, found, dtype, spread)[0] for due, found in slabs(expected, actual)]
     wrong = np.concatenate(masks).reshape(expected.shape) if masks else np.zeros(expected.shape, bool)
     return ~wrong if not wrong.any() and _biased(expected, actual, dtype) else wrong
 
@@ -96,7 +97,7 @@ def _biased(expected: Array, actual: Array, dtype: str) -> bool:
     if expected.size < 2 or as_dtype(dtype).kind in "iub":
         return False
     power = product = 0.0
-    for due, found in _slabs(expected, actual):
+    for due, found in slabs(expected, actual):
         if not (np.isfinite(found).all() and np.isfinite(due).all()):
             return False
         power += float(np.square(due).sum())
@@ -107,11 +108,11 @@ def _biased(expected: Array, actual: Array, dtype: str) -> bool:
 
 def _spread(expected: Array) -> float:
     """Root of the mean square: what an element near zero may be off by is measured against its neighbours."""
-    total = sum(float(np.square(due[np.isfinite(due)]).sum()) for due, _ in _slabs(expected, expected))
+    total = sum(float(np.square(due[np.isfinite(due)]).sum()) for due, _ in slabs(expected, expected))
     return float(np.sqrt(total / expected.size)) if expected.size else 0.0
 
 
-def _slabs(expected: Array, actual: Array) -> Iterator[tuple[Array, Array]]:
+def slabs(expected: Array, actual: Array) -> Iterator[tuple[Array, Array]]:
     """Both tensors in float64, some rows at a time."""
     expected, actual = np.atleast_1d(expected), np.atleast_1d(actual)
     rows = max(1, _SLAB * len(expected) // max(expected.size, 1))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint.dtypes import as_dtype
-from ckptdbg.diagnose.elements import agrees, roundoff
+from ckptdbg.diagnose.elements import agrees, roundoff, slabs
 from ckptdbg.mapping import BoundEntry
 
 Array = NDArray[Any]
@@ -65,7 +65,7 @@ class Fingerprints:
         """Remember a tensor as it would be stored."""
         for piece in pieces(tensor, entry, values.shape):
             part = piece.of(values)
-            self._sums.setdefault(part.size, []).append((piece, _sums(_stored(part, dtype))))
+            self._sums.setdefault(part.size, []).append((piece, _sums(part, dtype)))
 
     def owner(self, piece: Piece, actual: Array, due: Mapping[str, Array], dtype: str) -> tuple[Piece, str] | None:
         """Another piece whose due values these are, and ``""`` or ``" in another order"``; the same shape first.
@@ -85,7 +85,7 @@ class Fingerprints:
         return None if permuted is None else (permuted, " in another order")
 
     def _near(self, piece: Piece, actual: Array, dtype: str) -> list[Piece]:
-        mine = _sums(actual)
+        mine = _sums(actual, None)
         limit = 8 * (roundoff(dtype) / np.sqrt(max(actual.size, 1)) + 1e-12)
         return [
             other
@@ -94,13 +94,13 @@ class Fingerprints:
         ]
 
 
-def _stored(values: Array, dtype: str) -> Array:
+def _sums(values: Array, dtype: str | None) -> tuple[float, float]:
+    """Of the magnitudes and of the squares, as stored: independent roundings move neither by more than roundoff over
+    the root of their number."""
+    magnitudes = squares = 0.0
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(as_dtype(dtype)).astype(np.float64)
-
-
-def _sums(values: Array) -> tuple[float, float]:
-    """Of the magnitudes and of the squares: independent roundings move neither by more than roundoff over the root of
-    their number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.abs(values).sum()), float(np.square(values).sum())
+        for slab, _ in slabs(values, values):
+            held = slab if dtype is None else slab.astype(as_dtype(dtype)).astype(np.float64)
+            magnitudes += float(np.abs(held).sum())
+            squares += float(np.square(held).sum())
+    return magnitudes, squares

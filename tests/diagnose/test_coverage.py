@@ -91,6 +91,7 @@ def test_a_key_bias_is_not_seen_because_softmax_takes_it_away(measured):
     (key,) = [r for name, r in rows.items() if "key" in name and "0" in name]
     assert key.whole is None
     assert key.element is None
+    assert key.unseen == key.elements
     assert all(r.element is not None for name, r in rows.items() if "key" not in name)
 
 
