@@ -259,6 +259,40 @@ def test_the_heatmap_is_walked_zoomed_and_selected_by_keys(opened):
     assert "1 in target" in text(shown, ".ck-heat .ck-scale:has(.divergent)")
 
 
+def test_the_wheel_zooms_only_what_has_the_focus_and_dragging_moves_it(opened):
+    values = np.arange(64 * 512, dtype=np.float32).reshape(64, 512)
+    shown = opened(page("x", [ActivationHeatmap(values, values)]))
+    stage = shown.locator(".ck-heat .ck-stage").first
+    box = stage.bounding_box()
+    left, middle = (box["x"] + 3, box["y"] + 3), (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+
+    def corner():
+        shown.mouse.move(*left)
+        return text(shown, ".ck-heat .ck-readout").split(" source")[0]
+
+    whole = corner()
+    shown.mouse.move(*middle)
+    shown.mouse.wheel(0, -300)
+    shown.wait_for_timeout(50)
+    assert corner() == whole, "a page that scrolls is left alone"
+    shown.locator(HEAT).focus()
+    shown.mouse.move(*middle)
+    for _ in range(6):
+        shown.mouse.wheel(0, -100)
+        shown.wait_for_timeout(20)
+    zoomed = corner()
+    assert zoomed != whole
+    shown.mouse.move(*middle)
+    shown.mouse.down()
+    shown.mouse.move(middle[0] + 60, middle[1], steps=4)
+    shown.mouse.up()
+    moved = corner()
+    assert int(moved.split("feature ")[1]) < int(zoomed.split("feature ")[1])
+    assert not trait(shown, 0, "selected"), "a drag selects nothing"
+    walk(shown, "0")
+    assert corner() == whole
+
+
 def test_values_may_come_as_an_array_buffer(opened):
     """As some notebooks hand binary traits over; and at an odd offset, as a view into a larger message."""
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -444,6 +478,34 @@ def test_text_can_be_read_in_both_themes(opened, scheme):
       return Math.min(...ratios);
     }""")
     assert lowest > 4.5, "the contrast that WCAG AA asks for"
+
+
+def test_nothing_to_show_is_said_and_keys_do_no_harm(opened):
+    empty = result(bad=None, sites=[])
+    flat = result(bad=None, sites=[site("a", None, "out", 0, 1.5, 1.5), site("b", None, "in", 1, 1.5, 1.5)])
+    shown = opened(page("x", [*(make(given) for make in (DivergenceMap, LayerStepper) for given in (empty, flat))]))
+    assert shown.get_by_text("Nothing was compared.").count() == 2
+    for selector in (MAP, STEPPER):
+        for index in (0, 1):
+            shown.locator(selector).nth(index).focus()
+            walk(shown, "ArrowDown", "ArrowRight", "Home", "PageDown", "n", "p", "f", "Enter")
+    for name in ("Step", "Next layer"):
+        shown.get_by_role("button", name=name).first.click()
+    assert trait(shown, 1, "selected")["site"] == "b", "without layers every site has a row of its own"
+
+
+def test_the_notebooks_theme_is_followed_while_it_changes(opened):
+    shown = opened(page("x", [DivergenceMap(result())]), color_scheme="light")
+    theme = "document.querySelector('.ckptdbg').dataset.theme"
+    assert shown.evaluate(theme) == "light"
+    before = pixels(shown, ".ck-map canvas")
+    shown.evaluate("document.body.setAttribute('data-jp-theme-light', 'false')")
+    shown.wait_for_function(f"{theme} === 'dark'")
+    after = pixels(shown, ".ck-map canvas")
+    assert near(before, (29, 32, 38)).any(), "dark ink on light paper"
+    assert near(after, (231, 232, 234)).any(), "and drawn again the other way round"
+    shown.evaluate("document.body.setAttribute('data-jp-theme-light', 'true')")
+    shown.wait_for_function(f"{theme} === 'light'")
 
 
 def test_what_takes_the_focus_keeps_the_notebooks_shortcuts_away(opened):

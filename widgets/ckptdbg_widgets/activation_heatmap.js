@@ -108,7 +108,7 @@ class Heatmap {
       p: () => this.rankTo((this.rank ?? 0) - 1),
       Enter: () => this.select(this.cursor),
       " ": () => this.select(this.cursor),
-    }, true);
+    }, () => this.box !== undefined);
   }
 
   // Pointer on one of the three pictures: hover, drag, wheel, click.

@@ -108,7 +108,7 @@ class DivergenceMap {
       n: () => this.jump(1),
       p: () => this.jump(-1),
       f: () => (this.data.first === null ? this.live.say("the models do not part") : this.move(this.data.first)),
-    }, true);
+    }, () => this.data.sites.length > 0);
     this.stage.addEventListener("pointermove", (event) => this.hover(event));
     this.stage.addEventListener("pointerleave", () => this.show(null));
     this.stage.addEventListener("click", (event) => {

@@ -57,7 +57,10 @@ class LayerStepper {
   }
 
   tools() {
-    const tool = (label, title, action) => button(label, title, () => (action(), this.frame.focus({ preventScroll: true })));
+    const tool = (label, title, action) => button(label, title, () => {
+      if (this.data.sites.length) action();
+      this.frame.focus({ preventScroll: true });
+    });
     return h("div", { class: "ck-tools", role: "toolbar", "aria-label": "Stepping" },
       tool("▸ Step", "next site (↓)", () => this.step(1)),
       tool("◂ Back", "previous site (↑)", () => this.step(-1)),
@@ -80,7 +83,7 @@ class LayerStepper {
       p: () => this.jump(-1),
       Enter: () => this.select(),
       " ": () => this.select(),
-    }, true);
+    }, () => this.data.sites.length > 0);
   }
 
   go(index) {
@@ -145,7 +148,10 @@ class LayerStepper {
   }
 
   show() {
-    if (!this.data.sites.length) return this.body.replaceChildren("Nothing was compared.");
+    if (!this.data.sites.length) {
+      this.head.replaceChildren(h("h3", {}, "no site"));
+      return this.body.replaceChildren("Nothing was compared.");
+    }
     const site = this.data.sites[this.position];
     if (this.shown !== site.row) this.table(site.row);
     this.body.querySelector("tr.is-here")?.classList.remove("is-here");

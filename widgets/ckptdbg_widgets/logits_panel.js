@@ -64,7 +64,7 @@ class LogitsPanel {
       w: () => this.go(this.data.worst),
       n: () => this.other(1),
       p: () => this.other(-1),
-    }, true);
+    }, () => this.data.kl !== undefined);
     this.chart.addEventListener("pointermove", (event) => this.hover(this.at(event)));
     this.chart.addEventListener("pointerleave", () => this.hover(null));
     this.chart.addEventListener("click", (event) => this.go(this.at(event)));

@@ -45,7 +45,7 @@ class MappingPanel {
     this.pick = h("select", { "aria-label": "Mapping entry", "data-lm-suppress-shortcuts": "true", onchange: () => this.choose(this.pick.value) });
     this.head = h("div", { class: "ck-head" });
     root.append(this.head, this.body, keyLine(KEYS), this.live.node);
-    keys(this.body, { n: () => this.step(1), p: () => this.step(-1), f: () => this.suspect() }, true);
+    keys(this.body, { n: () => this.step(1), p: () => this.step(-1), f: () => this.suspect() });
     const fresh = () => this.show();
     for (const name of ["data", "entry"]) model.on(`change:${name}`, fresh);
     this.close = () => {

@@ -20,9 +20,9 @@ function fill(node, attributes, children) {
   return node;
 }
 
-// Keys for an element that takes the focus: {name: [function, what it does]}. The notebook's own shortcuts
+// Keys for an element that takes the focus: functions by key, called while `ready()`. The notebook's own shortcuts
 // are kept from acting on the same key; keys with a modifier are left to it.
-export function keys(element, bindings, help) {
+export function keys(element, bindings, ready = () => true) {
   element.setAttribute("tabindex", "0");
   element.setAttribute("data-lm-suppress-shortcuts", "true");
   element.addEventListener("keydown", (event) => {
@@ -32,9 +32,9 @@ export function keys(element, bindings, help) {
     if (action === undefined) return;
     event.preventDefault();
     event.stopPropagation();
-    action(event);
+    if (ready()) action(event);
   });
-  if (help) element.setAttribute("aria-keyshortcuts", Object.keys(bindings).map(spelled).join(" "));
+  element.setAttribute("aria-keyshortcuts", Object.keys(bindings).map(spelled).join(" "));
 }
 
 function spelled(key) {
