@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ckptdbg.compare.replay import TargetReplay
 from ckptdbg.diagnose.definitions.causes import Definitions
@@ -21,14 +23,18 @@ from ckptdbg.diagnose.definitions.meanings import (
     FRACTION,
     ORDER,
     POSITIONS,
+    ROPE_TYPE,
     ROUTER_NORM,
     SCALE,
     SCORE_CAP,
+    STRETCH,
     WINDOW,
     Meaning,
     meaning_of,
 )
-from ckptdbg.diagnose.regions import find_places
+from ckptdbg.diagnose.definitions.rotary import frequencies, rotary_groups
+from ckptdbg.diagnose.findings import template
+from ckptdbg.diagnose.regions import Place, find_places
 from ckptdbg.models.torch_side.knobs import Knobs
 from ckptdbg.repair import definitions
 from ckptdbg.samples.build import build_sample
@@ -63,11 +69,14 @@ def opened(folder, pair: str, fault: str) -> Session:
 
 
 def causes(session: Session, *, blind: bool = False):
-    """What is said of every group of places; ``blind``: without looking at the configurations."""
+    """What is said of the places of every template; ``blind``: without looking at the configurations."""
     found: Definitions = definitions(session, session.comparison)
     if blind:
         found.differences = []
-    return [found.of([place]) for place in find_places(session.comparison)]
+    groups: dict[tuple, list[Place]] = {}
+    for place in find_places(session.comparison):
+        groups.setdefault(template(session.comparison, place), []).append(place)
+    return [found.of(places) for places in groups.values()]
 
 
 @pytest.mark.parametrize(("pair", "fault"), QUICK)
@@ -166,6 +175,44 @@ def test_fields_of_one_meaning_are_compared_by_value():
 )
 def test_names_of_fields(field, meaning):
     assert meaning_of(f"some.path.{field}") is meaning
+
+
+def llama3(table: np.ndarray, factor: float, context: float) -> np.ndarray:
+    """As transformers computes it."""
+    config = LlamaConfig(
+        hidden_size=2 * len(table),
+        num_attention_heads=1,
+        rope_parameters={
+            "rope_theta": 5e5,
+            "rope_type": "llama3",
+            "factor": factor,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": int(context),
+        },
+    )
+    return ROPE_INIT_FUNCTIONS["llama3"](config)[0].numpy().astype(np.float64)
+
+
+def test_rotary_tables_are_told_by_their_values_and_scaled_as_published():
+    plain = frequencies(5e5, 16, 16)
+    groups = {g.meaning: g for g in rotary_groups({"any.name": plain, "other": np.ones(16)}, [])}
+    assert set(groups) == {BASE, FRACTION, STRETCH, ROPE_TYPE}
+    (eight, *_) = groups[ROPE_TYPE].candidates
+    assert [*eight.changes] == ["any.name"]
+    scaled = llama3(plain, 8.0, 8192.0)
+    np.testing.assert_allclose(eight.changes["any.name"], scaled, rtol=1e-6)
+    (back,) = rotary_groups({"any.name": scaled}, [])
+    np.testing.assert_allclose(back.candidates[0].changes["any.name"], plain, rtol=1e-6)
+
+
+def test_a_scaling_of_the_source_that_the_target_lacks(tmp_path):
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    rope = {"rope_theta": 1e4, "original_max_position_embeddings": 64, **scaling}
+    session = open_session(build_sample(tmp_path, "llama_to_torch", rope_parameters=rope))
+    (said,) = causes(session)
+    assert said.meaning is ROPE_TYPE
+    assert said.proved is not None
 
 
 class Small(nn.Module):

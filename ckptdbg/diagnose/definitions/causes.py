@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.definitions.ablation import agree_when_uniform
-from ckptdbg.diagnose.definitions.candidates import Candidate, Group, groups, joined
+from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
+from ckptdbg.diagnose.definitions.candidates import groups
 from ckptdbg.diagnose.definitions.fields import FieldDifference
 from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, Meaning
 from ckptdbg.diagnose.definitions.observations import Observation, observe
@@ -103,7 +104,8 @@ class Definitions:
 
     def _read(self, places: Sequence[Place]) -> Causes | None:
         for meaning, sentence in read_off(self.comparison, _with_merged(places)):
-            return Causes(f"{_capital(meaning.name)} differs: {sentence}.", meaning, self._named(meaning))
+            rest = "What else may be wrong here shows when this is mended."
+            return Causes(f"{_capital(meaning.name)} differs: {sentence}. {rest}", meaning, self._named(meaning))
         return None
 
     def proof(self, places: Sequence[Place], wanted: Callable[[Candidate], bool] = lambda _: True) -> Proof | None:
@@ -158,7 +160,7 @@ class Definitions:
         """The configurations' own words on a cause that is proved, then other fields in which they differ."""
         own = [d for d in self.differences if d.meaning.name in meaning.name.split(" and ")]
         rest = [d for d in self.differences if d not in own]
-        return (*(f"configurations: {d}" for d in own), *(f"also differs, not the cause here: {d}" for d in rest))
+        return (*(f"configurations: {d}" for d in own), *(f"also differs: {d}" for d in rest))
 
     def _fitting(self, seen: Sequence[Observation], place: Place) -> list[str]:
         """Causes that are not excluded, the likeliest first, in the voice of a guess."""

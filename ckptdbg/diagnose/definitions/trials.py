@@ -17,7 +17,7 @@ from ckptdbg.compare.output import measure_output
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.compare.runs import Runs, SourceRuns
 from ckptdbg.compare.sites import judge_port
-from ckptdbg.diagnose.definitions.candidates import Candidate, Group
+from ckptdbg.diagnose.definitions.candidate import Candidate, Group
 from ckptdbg.diagnose.definitions.meanings import Meaning
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.errors import CkptdbgError
