@@ -82,11 +82,14 @@ def test_the_pointer_reads_and_a_click_selects(opened):
     shown.locator(MAP).hover(position=place)
     read = text(shown, ".ck-map .ck-readout")
     assert "attention.key out" not in read
+    assert read.split(" ×")[0] in text(shown, ".ck-map .ck-tip").replace(" × noise", ""), "told at the pointer as well"
     assert trait(shown, 0, "selected") == before, "hovering selects nothing"
     shown.locator(MAP).click(position=place)
     selected = trait(shown, 0, "selected")
     assert selected["site"].split("/")[-1] in read, "what was read is what is selected"
     assert selected["port"] in read
+    shown.mouse.move(0, 0)
+    assert shown.locator(".ck-map .ck-tip").is_hidden()
 
 
 def test_a_place_selected_in_python_is_shown(opened):

@@ -61,7 +61,8 @@ class DivergenceMap {
     this.head = h("div", { class: "ck-head" });
     this.base = h("canvas", { "aria-hidden": "true" });
     this.over = h("canvas", { class: "ck-over", "aria-hidden": "true" });
-    this.stage = h("div", { class: "ck-stage", role: "application", "aria-roledescription": "map" }, this.base, this.over);
+    this.tip = h("div", { class: "ck-tip", "aria-hidden": "true", hidden: true });
+    this.stage = h("div", { class: "ck-stage", role: "application", "aria-roledescription": "map" }, this.base, this.over, this.tip);
     this.readout = h("div", { class: "ck-readout" });
     this.below = h("div", { class: "ck-below" });
     const save = pngButton("divergence-map", root, () => [this.base]);
@@ -110,7 +111,10 @@ class DivergenceMap {
       f: () => (this.data.first === null ? this.live.say("the models do not part") : this.move(this.data.first)),
     }, () => this.data.sites.length > 0);
     this.stage.addEventListener("pointermove", (event) => this.hover(event));
-    this.stage.addEventListener("pointerleave", () => this.show(null));
+    this.stage.addEventListener("pointerleave", () => {
+      this.tip.hidden = true;
+      this.show(null);
+    });
     this.stage.addEventListener("click", (event) => {
       const index = this.at(event);
       if (index === null) return;
@@ -129,6 +133,19 @@ class DivergenceMap {
   hover(event) {
     const index = this.at(event);
     if (index !== this.hovered) this.show(index);
+    this.point(index, event);
+  }
+
+  // The read-out stands below the map; on a tall one it is out of sight, so the pointer carries a short one.
+  point(index, event) {
+    this.tip.hidden = index === null;
+    if (index === null) return;
+    const box = this.stage.getBoundingClientRect();
+    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+    const [where, name, figures] = this.words(index);
+    this.tip.replaceChildren(h("b", {}, `${where} · ${name}`), h("br"), figures);
+    this.tip.style.left = `${x > this.width / 2 ? x - this.tip.offsetWidth - 14 : x + 14}px`;
+    this.tip.style.top = `${Math.max(0, y - this.tip.offsetHeight - 8)}px`;
   }
 
   // Shows `index`, or the cursor again where it is null.

@@ -61,4 +61,23 @@ def _data(result: Result) -> dict:
         "left": left,
         "left_title": f"{count(len(left), 'thing')} not compared" if left else "",
         "unexercised": [visible(name) for name in coverage.unexercised],
+        "measured": _measured(result),
     }
+
+
+def _measured(result: Result) -> list[str]:
+    """How the numbers came about, a line each."""
+    noise = result.noise
+    lines = [
+        f"noise: {noise.method}",
+        f"suspect from {number(noise.suspect)}, divergent from {number(noise.divergent)}",
+    ]
+    lines += [f"another estimate of noise: {', '.join(noise.fallback_sites)}"] if noise.fallback_sites else []
+    for title, values in (("probe", result.probe), ("environment", result.environment)):
+        if values:
+            lines.append(
+                f"{title}: {', '.join(f'{key} {value}' for key, value in values.items() if value is not None)}"
+            )
+    seconds = (f"{name} {number(value)} s" for name, value in result.timings.items())
+    lines += [f"time: {', '.join(seconds)}"] if result.timings else []
+    return [visible(line) for line in lines]
