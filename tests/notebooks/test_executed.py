@@ -7,6 +7,9 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from ckptdbg.cli.open import place_notebook
+from ckptdbg.samples import build_sample
+
 
 def verdicts(notebook: NotebookNode) -> list[str]:
     """The first line of every result that is shown."""
@@ -26,6 +29,25 @@ def test_a_notebook_runs_and_says_what_it_said(name, tmp_path):
     run = make.execute(make.read(name), tmp_path)
     assert verdicts(run) == verdicts(stored)
     assert pictures(run) == pictures(stored) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("faults", "verdict"),
+    [
+        ((), "# ✓ Equivalent"),
+        (("head-bfloat16",), "# ≈ Precision floor"),
+        (("rope-theta",), "# ≠ Definition differs"),
+        (("down-zeros",), "# ✗ Divergent"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "+".join(value) or "healthy",
+)
+def test_the_debug_notebook_runs_to_its_end_whatever_the_verdict(faults, verdict, tmp_path):
+    """Filled in as `ckptdbg open` does; nothing in it takes for granted that there is a divergence or a repair."""
+    path, _ = place_notebook(build_sample(tmp_path / "sample", faults=faults), tmp_path)
+    run = make.execute(nbformat.read(path, as_version=4), tmp_path)
+    assert verdicts(run)[0] == verdict
+    assert (tmp_path / "ckptdbg-report.html").stat().st_size > 100_000
 
 
 def test_a_cell_that_fails_is_not_stored(tmp_path):
