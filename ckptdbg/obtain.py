@@ -1,11 +1,11 @@
-"""Where a session's mapping comes from: a file, or a conversion function that is traced."""
+"""Where a session's mapping comes from: a file, a conversion function that is traced, or the two checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,24 +14,44 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config
 from ckptdbg.errors import ConfigError
 from ckptdbg.mapping import Mapping
+from ckptdbg.mapping.recovery import recover
 from ckptdbg.mapping.tracing import Traced, trace
 from ckptdbg.mapping.tracing.origins import Convert
 
 
+class Named(Protocol):
+    """Tensors by name."""
+
+    @property
+    def specs(self) -> Dict[str, TensorSpec]: ...
+    def read(self, name: str) -> Any: ...
+
+
 def obtain_mapping(
-    config: Config, source: Dict[str, TensorSpec], read: Callable[[str], Any], model_config: Dict[str, Any]
+    config: Config,
+    source: Dict[str, TensorSpec],
+    read: Callable[[str], Any],
+    model_config: Dict[str, Any],
+    target: Callable[[], Named],
 ) -> Mapping:
-    """The mapping that a config names; ``source`` are the source's tensors, which a conversion function is traced on,
-    and ``read`` gives one by name. Raises ConfigError, MappingError, LoaderError."""
+    """The mapping that a config names. ``source`` are the source's tensors, which a conversion function is traced on,
+    and ``read`` gives one by name; ``target`` gives the target's, for a mapping that is recovered from both. Raises
+    ConfigError, MappingError, LoaderError."""
     if isinstance(config.mapping, Path):
         return Mapping.load(config.mapping)
     if "trace" in config.mapping:
         return trace_config(config, source, read, model_config).mapping
+    if config.mapping.get("recover") is True:
+        if config.target.path is None:
+            hint = "set target: {path: ...}, the checkpoint that was converted"
+            raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
+        converted = target()
+        return recover(source, read, converted.specs, converted.read, model_config).mapping
     raise ConfigError(
         "this kind of mapping cannot be read yet",
         where=str(config.file),
         found=config.mapping,
-        expected="the path of a mapping file, or {trace: convert.py:function}",
+        expected="the path of a mapping file, {trace: convert.py:function} or {recover: true}",
     )
 
 

@@ -67,6 +67,8 @@ class Session(Verbs):
     """Seconds of each stage."""
     progress: Progress = lambda _: None
     """Called with the name of each stage as it begins."""
+    repeats: bool = False
+    """Whether each model is known to give the same output on the same input every time."""
 
     @cached_property
     def source(self) -> Loaded:
@@ -95,9 +97,12 @@ class Session(Verbs):
 
     @cached_property
     def unbound_mapping(self) -> TensorMapping:
-        """As its file says, or as a conversion function does it. Raises ConfigError, MappingError, LoaderError."""
+        """As its file says, a conversion function does it, or both checkpoints tell. Raises ConfigError, MappingError,
+        LoaderError."""
         with self._stage("reading the mapping"):
-            return obtain_mapping(self.config, self.source_specs, self.read_source, self.model_config)
+            return obtain_mapping(
+                self.config, self.source_specs, self.read_source, self.model_config, lambda: self.target
+            )
 
     @property
     def source_specs(self) -> dict[str, TensorSpec]:
@@ -152,7 +157,8 @@ class Session(Verbs):
             return self.stored.side
         side, exact, view = self.source.side, self.source_exact, self.source_view
         with self._stage("running the source"):
-            check_repeatable(side, self.inputs, "source")
+            if not self.repeats:
+                check_repeatable(side, self.inputs, "source")
             source = SourceSide(view, run_source(side, self.inputs, exact))
         check_source(source, exact)
         return source
@@ -211,7 +217,8 @@ class Session(Verbs):
         sides = {"target": self.target.side} if self.stored is not None else {"source": self.source.side}
         check_inputs(self.inputs, {**sides, "target": self.target.side})
         with self._stage("running the target"):
-            check_repeatable(self.target.side, self.inputs, "target")
+            if not self.repeats:
+                check_repeatable(self.target.side, self.inputs, "target")
             again = None if self.stored is not None else self._isolate_source
             return compare_sides(source, target, self.target.side, self.inputs, self._tensors(), self.progress, again)
 
@@ -271,18 +278,23 @@ class Session(Verbs):
     def repaired(self, mapping: TensorMapping, patches: dict[str, Array], *, seed: int | None = None) -> Session:
         """This session with another mapping and some target tensors replaced, on other tokens where a seed is given.
 
-        The models are shared and left as they are; nothing is loaded or compiled anew.
+        The models are shared and left as they are; nothing is loaded or compiled anew, and no layout is read twice.
         """
         from ckptdbg.models.loaders.patched import patched
 
-        other = Session(self.config, None if seed is not None else self.stored, self.timings, self.progress)
-        shared = {"unbound_mapping": mapping, "target": patched(self.target, patches), "read_source": self.read_source}
+        other = Session(self.config, None if seed is not None else self.stored, self.timings, self.progress, True)
+        target = patched(self.target, patches) if patches else self.target
+        shared = {"unbound_mapping": mapping, "target": target, "read_source": self.read_source}
         if self.stored is None:
             shared |= {"source": self.source, "source_exact": self.source_exact}
         if seed is None:
             shared |= {"inputs": self.inputs, "source_side": self.source_side}
         else:
             shared["inputs"] = other_tokens(self.config.probe, self.model_config, self.inputs, seed)
+            shared["source_view"] = self.source_side.view
+        if mapping is self.unbound_mapping and not patches:
+            shared |= {"mapping": self.mapping, "target_view": self.target_view, "made": self.made}
+            shared["differences"] = self.differences
         vars(other).update(shared)
         return other
 

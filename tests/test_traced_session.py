@@ -95,3 +95,17 @@ def test_a_script_written_down_is_judged_against_it(tmp_path, monkeypatch):
     assert found.exit_code == 1
     assert "layout   decoder/layers_0/self_attention/key/kernel: of the same source tensors" in found.output
     assert "35 of 39 tensors are the same; 100.0% names right, 89.7% layouts right, 89.7% values right" in found.output
+
+
+def test_a_mapping_recovered_from_both_checkpoints_is_compared(tmp_path):
+    config = build_sample(tmp_path, "llama_to_scan", faults=("key-not-interleaved",))
+    config.write_text(config.read_text().replace("mapping: mappings/llama_to_scan.yaml", "mapping: {recover: true}"))
+    session = open_session(config)
+    (finding,) = session.compare().findings
+    key = session.mapping.entry_of_target["decoder/layers/self_attention/key/kernel"]
+    assert [e.name for e in finding.entries] == [key.name]
+    assert finding.repair is not None
+    assert finding.repair.verified
+    found = run("mapping", "recover", tmp_path / "source", tmp_path / "target.safetensors", "-o", tmp_path / "m.yaml")
+    assert found.exit_code == 0, found.output
+    assert "12 of 12 tensors in 12 entries" in found.output

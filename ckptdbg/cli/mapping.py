@@ -48,6 +48,42 @@ def trace(
     return 1 if traced.untraced else 0
 
 
+@app.command("recover")
+@guarded
+def recover(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint that was converted from.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="What it was converted to.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")] = None,
+) -> int:
+    """Tell from the values alone which source tensors made each target tensor, and how, and write it as a mapping file.
+
+    Exits with 1 where some tensor, or some element of one, comes from nowhere.
+    """
+    from ckptdbg.checkpoint import open_checkpoint
+    from ckptdbg.mapping.recovery import recover as explain
+    from ckptdbg.report.files import write_new
+
+    a, b = open_checkpoint(source), open_checkpoint(target)
+    with progress() as step:
+        found = explain(a.specs, a.read, b.specs, b.read, a.config or {}, step)
+    if out is None:
+        typer.echo(found.mapping.text, nl=False)
+    else:
+        say(f"wrote {write_new(out, found.mapping.text)}")
+    for left in found.unexplained:
+        where = "" if left.at is None else f" (the first at {list(left.at)})"
+        typer.echo(f"unexplained  {left.target}: {left.wrong} of {left.size} elements{where}: {left.reason}", err=True)
+    for line in found.odd:
+        typer.echo(f"odd          {line}", err=True)
+    for name in found.ambiguous:
+        typer.echo(
+            f"ambiguous    {name}: several source tensors hold its values; the one with the likest name", err=True
+        )
+    explained = len(b.specs) - sum(left.wrong == left.size for left in found.unexplained)
+    typer.echo(f"{explained} of {len(b.specs)} tensors in {len(found.mapping.entries)} entries", err=True)
+    return 1 if found.unexplained else 0
+
+
 @app.command("diff")
 @guarded
 def diff(

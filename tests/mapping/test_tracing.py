@@ -81,7 +81,7 @@ def test_a_difference_of_one_bit_would_be_seen():
 def test_the_mapping_reads_as_a_person_would_write_it():
     specs = specs_of()
     text = trace(conversion("hooks", specs, arrays="numpy"), specs, CONFIG, "convert.py:hooks").mapping.text
-    assert text.splitlines()[0] == "# traced from convert.py:hooks"
+    assert text.splitlines()[0] == "# from convert.py:hooks"
     assert "rearrange: (num_key_value_heads two a) hidden_size -> hidden_size num_key_value_heads (a two)" in text
     assert "divide: head_dim ** 0.5" in text
     assert "source: model.layers.{key}.self_attn.k_proj.weight\n  target: layers/key/{key}" in text

@@ -31,7 +31,7 @@ def entries_of(made: Sequence[Made], names: Iterable[str]) -> list[Entry]:
     made = [_without_list_stacks(m) for m in made]
     found: list[tuple[int, Entry]] = []
     position = {m.target: i for i, m in enumerate(made)}
-    present = Counter(map(_bare, names))
+    present = Counter(map(without_numbers, names))
 
     def add(members: Sequence[Made], keys: Sequence[Any]) -> None:
         """One entry for all members where their numbers fit one template, else groups by a stricter key."""
@@ -49,7 +49,7 @@ def entries_of(made: Sequence[Made], names: Iterable[str]) -> list[Entry]:
 
     counting = _Counting.of(m.target for m in made)
     for group in _grouped(made, counting.key):
-        add(group, [lambda m: repr(m.ops), lambda m: tuple(_numbers(m.target)[:1]), lambda m: m.target])
+        add(group, [lambda m: repr(m.ops), lambda m: tuple(numbers_in(m.target)[:1]), lambda m: m.target])
     return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -57,7 +57,7 @@ def _without_list_stacks(m: Made) -> Made:
     """Sources that are stacked and have no template in common (gate beside up) are stacked by an op."""
     lanes = int(np.prod([n for _, n in m.stacks], dtype=np.int64))
     per_lane = len(m.sources) // lanes
-    alike = all(len({_bare(n) for n in m.sources[i::per_lane]}) == 1 for i in range(per_lane))
+    alike = all(len({without_numbers(n) for n in m.sources[i::per_lane]}) == 1 for i in range(per_lane))
     return m if alike or not m.stacks else _stacked_by_op(m)
 
 
@@ -73,7 +73,8 @@ def _grouped(members: Sequence[Made], key: Any) -> list[list[Made]]:
     return list(groups.values())
 
 
-def _bare(name: str) -> str:
+def without_numbers(name: str) -> str:
+    """The name with 0 for every number in it."""
     return NUMBER.sub("0", name)
 
 
@@ -88,18 +89,25 @@ class _Counting:
     def of(cls, names: Iterable[str]) -> _Counting:
         starts: dict[str, list[int]] = {}
         for name in names:
-            numbers = _numbers(name)
-            starts[_bare(name)] = [min(pair) for pair in zip(starts.get(_bare(name), numbers), numbers, strict=True)]
+            numbers = numbers_in(name)
+            starts[without_numbers(name)] = [
+                min(pair) for pair in zip(starts.get(without_numbers(name), numbers), numbers, strict=True)
+            ]
         return cls(starts)
 
     def family(self, name: str) -> str:
         """The name with 0 for every number that counts."""
-        starts = self.starts[_bare(name)]
+        starts = self.starts[without_numbers(name)]
         return _filled(name, {i: "0" for i, least in enumerate(starts) if least == 0})
 
     def key(self, m: Made) -> tuple:
         """What members of one family share: names and ops but for their numbers."""
-        return self.family(m.target), tuple(map(_bare, m.sources)), repr([_masked(op) for op in m.ops]), m.stacks
+        return (
+            self.family(m.target),
+            tuple(map(without_numbers, m.sources)),
+            repr([_masked(op) for op in m.ops]),
+            m.stacks,
+        )
 
 
 def _masked(op: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def _masked(op: dict[str, Any]) -> dict[str, Any]:
 def _entry(members: Sequence[Made], present: Counter[str]) -> Entry | None:
     """None where some number is no affine function of the target's numbers and the indices of the stacks."""
     first = members[0]
-    numbers = np.array([_numbers(m.target) for m in members], np.int64).reshape(len(members), -1)
+    numbers = np.array([numbers_in(m.target) for m in members], np.int64).reshape(len(members), -1)
     varying = [i for i in range(numbers.shape[1]) if (numbers[:, i] != numbers[0, i]).any()]
     if len(np.unique(numbers, axis=0)) != np.prod([len(np.unique(numbers[:, i])) for i in varying], dtype=np.int64):
         return None  # not every combination is there
@@ -134,7 +142,8 @@ def _entry(members: Sequence[Made], present: Counter[str]) -> Entry | None:
     return entry
 
 
-def _numbers(name: str) -> list[int]:
+def numbers_in(name: str) -> list[int]:
+    """The numbers in a name, in order: those that stand for themselves, not ``w1``."""
     return [int(n) for n in NUMBER.findall(name)]
 
 
@@ -169,9 +178,9 @@ def _sources(members: Sequence[Made], values: dict[str, Any]) -> tuple[list[str]
     templates, overs = [], {}
     for which in range(per_lane):
         names = [[m.sources[lane * per_lane + which] for lane in range(lanes)] for m in members]
-        if len({_bare(n) for row in names for n in row}) > 1:
+        if len({without_numbers(n) for row in names for n in row}) > 1:
             return None
-        table = np.array([[_numbers(n) for n in row] for row in names], np.int64).reshape(len(members), lanes, -1)
+        table = np.array([[numbers_in(n) for n in row] for row in names], np.int64).reshape(len(members), lanes, -1)
         texts = {}
         for place in range(table.shape[2]):
             text = _expression(table[:, :, place], values, grid, overs, names[0][0], place)
@@ -255,8 +264,8 @@ def _ranges(
 ) -> dict[str, Any]:
     """``for``: where the names present do not say which numbers are meant, or not in this order."""
     first, count = members[0], len(members)
-    sources = {} if overs else {_bare(name) for name in first.sources}
-    complete = all(present[name] == count for name in {_bare(first.target), *sources})
+    sources = {} if overs else {without_numbers(name) for name in first.sources}
+    complete = all(present[name] == count for name in {without_numbers(first.target), *sources})
     listed = {} if complete else {name: np.unique(column).tolist() for name, column in values.items()}
     return {name: _range(numbers) for name, numbers in [*listed.items(), *overs]}
 

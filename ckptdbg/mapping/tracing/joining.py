@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.mapping.tracing.digits import Shape, factor
 from ckptdbg.mapping.tracing.numerics import Values
-from ckptdbg.mapping.tracing.patterns import Ops, ops_of
+from ckptdbg.mapping.tracing.patterns import Ops, ops_of, shortened
 
 Array = NDArray[Any]
 # A tensor that would be cut into more pieces than this is a permutation of rows, not a concatenation.
@@ -167,7 +167,7 @@ class Joiner:
             found = factor(index.reshape(target), source)
             ops = ops_of(found, source, target, self.names) if found is not None else None
             if ops is not None:
-                return ops if target == index.shape else [*ops, {"reshape": list(index.shape)}]
+                return ops if target == index.shape else shortened([*ops, {"reshape": list(index.shape)}])
         taken = self._taken(index, source)
         if taken is None:
             raise Unfactored("its elements are in no order that axes describe")

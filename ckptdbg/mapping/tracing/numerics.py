@@ -45,7 +45,7 @@ def value_ops(
         if given.size
         else np.zeros(0, np.int64)
     )
-    for ops, written in _candidates(scale, shift, numbers):
+    for ops, written in candidates(scale, shift, numbers):
         if _gives(ops, given[some], wanted[some]) and _gives(ops, given, wanted):
             return Values(_with_cast(written, wanted.dtype, dtype))
     written = [*([{"scale": scale}] if scale != 1 else []), *([{"add": shift}] if shift else [])]
@@ -62,7 +62,7 @@ def _gives(ops: list[Op], given: Array, wanted: Array) -> bool:
         )
 
 
-def _candidates(
+def candidates(
     scale: float, shift: float, numbers: Mapping[str, float]
 ) -> Iterator[tuple[list[Op], list[dict[str, Any]]]]:
     """Plainest first; every one also with its input, or what is between, rounded to a lower dtype."""

@@ -32,7 +32,12 @@ def ops_of(factored: Factored, source: Shape, target: Shape, names: Mapping[int,
     before: Ops = [] if factored.shape == source else [{"reshape": list(factored.shape)}]
     known = [axis for axis in axes if axis is not None]
     before += [{"slice": i, "start": axis.cut[0], "stop": axis.cut[1]} for i, axis in enumerate(known) if axis.cut]
-    return before + _Pattern(known, factored, target, names).ops()
+    return shortened(before + _Pattern(known, factored, target, names).ops())
+
+
+def shortened(ops: Ops) -> Ops:
+    """Two reshapes in a row are one."""
+    return [op for i, op in enumerate(ops) if not ("reshape" in op and i + 1 < len(ops) and "reshape" in ops[i + 1])]
 
 
 def _source_axis(axis: int, factored: Factored) -> _Axis | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def trace(
     their values) shows only there. Raises MappingError for a function that is not deterministic.
     """
     origins = read_origins(convert, specs)
-    numbers = _numbers(config or {})
+    numbers = numbers_of(config or {})
     recipes: dict[str, Recipe] = {}
     untraced: list[Untraced] = []
     for target, origin in origins.targets.items():
@@ -89,7 +90,7 @@ def _written(origins: Origins, recipes: dict[str, Recipe], untraced: list[Untrac
     made = [Made(t, tuple(names[i] for i in r.sources), r.ops, r.stacks) for t, r in recipes.items()]
     used = {s for m in made for s in m.sources}
     unused = tuple(n for n in names if n not in used)
-    text = _text(made, [*names, *origins.targets], unused, untraced, name)
+    text = mapping_text(made, [*names, *origins.targets], unused, untraced, name)
     return Traced(
         Mapping.loads(text, file=name),
         {n: TensorSpec(o.sample.shape, o.dtype.name) for n, o in origins.targets.items()},
@@ -140,12 +141,11 @@ def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> Reci
             places.before.reshape(-1), places.after.reshape(-1), float(scale[0]), float(shift[0]), numbers, dtype
         )
 
-    sizes = {int(v): k.rpartition(".")[2] for k, v in numbers.items() if list(numbers.values()).count(v) == 1}
-    joiner = Joiner([s.shape for s in specs], sizes, values)
+    joiner = Joiner([s.shape for s in specs], sizes_of(numbers), values)
     return joiner.recipe(Places(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample))
 
 
-def _numbers(config: Dict[str, Any]) -> dict[str, float]:
+def numbers_of(config: Dict[str, Any]) -> dict[str, float]:
     """Sizes in a config, by dotted path: whole numbers above 1 that are no token ids."""
     found: dict[str, float] = {}
 
@@ -160,16 +160,24 @@ def _numbers(config: Dict[str, Any]) -> dict[str, float]:
     return found
 
 
+def sizes_of(numbers: Dict[str, float]) -> dict[int, str]:
+    """Axis sizes that have a name of their own."""
+    counts = Counter(numbers.values())
+    return {int(v): name.rpartition(".")[2] for name, v in numbers.items() if counts[v] == 1}
+
+
 def _plain_lists(entry: dict[str, Any]) -> dict[str, Any]:
     """Numbers in brackets; names, which may be long, one on a line."""
     return {key: value if key == "source" else lists_in_line(value) for key, value in entry.items()}
 
 
-def _text(made: list[Made], names: list[str], unused: tuple[str, ...], untraced: list[Untraced], name: str) -> str:
+def mapping_text(
+    made: list[Made], names: list[str], unused: tuple[str, ...], untraced: list[Untraced], name: str
+) -> str:
     """The mapping file, with what it leaves out said in comments."""
     document: dict[str, Any] = {"version": 1, "entries": [_plain_lists(e) for e in entries_of(made, names)]}
     ignore = {"source": list(unused), "target": [u.target for u in untraced]}
     if any(ignore.values()):
         document["ignore"] = {key: value for key, value in ignore.items() if value}
     notes = [f"# {u.target}: {u.reason}" for u in untraced]
-    return "\n".join([f"# traced from {name}", *notes, ""]) + dump_yaml(document)
+    return "\n".join([f"# from {name}", *notes, ""]) + dump_yaml(document)

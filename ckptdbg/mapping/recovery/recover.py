@@ -1,0 +1,189 @@
+"""A mapping recovered from two checkpoints: which source tensors made each target tensor, and how, by their values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Mapping as Dict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import MappingError
+from ckptdbg.mapping.file import Mapping
+from ckptdbg.mapping.recovery.explain import Found, Sources, applied, explain, rounded_to
+from ckptdbg.mapping.recovery.fibres import hashed
+from ckptdbg.mapping.recovery.matching import Map
+from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
+from ckptdbg.mapping.tracing.families import Made
+from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
+from ckptdbg.mapping.tracing.numerics import Values, value_ops
+from ckptdbg.mapping.tracing.trace import Untraced, mapping_text, numbers_of, sizes_of
+
+Array = NDArray[Any]
+Read = Callable[[str], Array]
+# A wrong element leaves most of a tensor as it was; where more differs, the tensor is called something else.
+_MOST_WRONG = 0.5
+
+
+@dataclass(frozen=True)
+class Unexplained:
+    """What of a target tensor no source tensor explains."""
+
+    target: str
+    wrong: int
+    """How many of its elements are not what the others say; all of them where nothing was found."""
+    size: int
+    at: tuple[int, ...] | None
+    """Where one of them is."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What was found."""
+
+    mapping: Mapping
+    unexplained: tuple[Unexplained, ...]
+    """Tensors, or elements of them, that come from nowhere: corrupt, trained further, or newly initialised."""
+    odd: tuple[str, ...]
+    """Targets that are made in another way than the same tensor of most other layers, in words."""
+    ambiguous: tuple[str, ...]
+    """Targets that several source tensors hold the values of: chosen by name."""
+    unused: tuple[str, ...]
+    """Source tensors that nothing came from."""
+
+
+def recover(
+    source: Dict[str, TensorSpec],
+    read_source: Read,
+    target: Dict[str, TensorSpec],
+    read_target: Read,
+    config: Dict[str, Any] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Recovered:
+    """Explain every tensor of a converted checkpoint by the tensors of its source.
+
+    ``config`` gives sizes and factors their names. The source is held in memory, in as many dtypes as the target has
+    below its own. Raises MappingError where nothing is explained.
+    """
+    names, order = list(source), {name: i for i, name in enumerate(target)}
+    numbers = numbers_of(config or {})
+    rounded: dict[str, Sources] = {}
+    raw = [np.asarray(read_source(n)) for n in names]
+    made, unexplained, ambiguous = [], [], []
+    joiner_of = _joiners(source, sizes_of(numbers))
+    for name, spec in target.items():
+        progress(f"recovering {name}")
+        if spec.dtype not in rounded:
+            rounded[spec.dtype] = rounded_to(raw, spec.dtype)
+        sources, values = rounded[spec.dtype], np.asarray(read_target(name))
+        found = explain(values, sources, names, name, numbers, raw)
+        if found is None and not hashed(values).any():
+            unexplained.append(Unexplained(name, values.size, values.size, None, "zeros: it was never loaded"))
+            continue
+        if found is None:
+            reason = "no source tensor has its values: corrupt, trained further, or newly initialised"
+            unexplained.append(Unexplained(name, values.size, values.size, None, reason))
+            continue
+        try:
+            recipe, wrong = _recipe(values, found, raw, joiner_of, numbers)
+        except Unfactored as cause:
+            unexplained.append(Unexplained(name, values.size, values.size, None, str(cause)))
+            continue
+        if wrong.any():
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            reason = "elements that are not what the rest of the tensor says"
+            unexplained.append(Unexplained(name, int(wrong.sum()), values.size, at, reason))
+        if found.ambiguous:
+            ambiguous.append(name)
+        made.append(Made(name, tuple(names[i] for i in recipe.sources), recipe.ops, recipe.stacks))
+    if not made:
+        raise MappingError(
+            "no target tensor has the values of any source tensor", hint="are these the two checkpoints?"
+        )
+    odd = tuple(odd_ones(made))
+    for i, left in enumerate(unexplained):
+        usual = (
+            like_siblings(left.target, target[left.target], made, source, target) if left.wrong == left.size else None
+        )
+        if usual is not None:
+            made.append(usual)
+            reason = f"{left.reason}; in the mapping it is made as its siblings are"
+            unexplained[i] = dataclasses.replace(left, reason=reason)
+    made.sort(key=lambda m: order[m.target])
+    used = {s for m in made for s in m.sources}
+    unused = tuple(n for n in names if n not in used)
+    present = {m.target for m in made}
+    left = [Untraced(u.target, u.reason) for u in unexplained if u.target not in present]
+    text = mapping_text(made, [*names, *target], unused, left, "the two checkpoints, by their values")
+    return Recovered(Mapping.loads(text, file="<recovered>"), tuple(unexplained), odd, tuple(ambiguous), unused)
+
+
+def _recipe(
+    values: Array, found: Found, raw: list[Array], joiner_of: Callable[..., Joiner], numbers: dict[str, float]
+) -> tuple[Recipe, Array]:
+    """The recipe of a target, and which of its elements are not what it says."""
+    ordinal, index = _with_zeros(found.map, values, raw)
+    alive = ordinal >= 0
+    before = np.zeros(values.shape, np.float64 if any(a.dtype == np.float64 for a in raw) else np.float32)
+    for i in np.unique(ordinal[alive]):
+        here = ordinal == i
+        before[here] = raw[int(i)].reshape(-1)[index[here]]
+    predicted = np.where(alive, applied(found.ops, before, values.dtype), np.zeros((), values.dtype))
+    wrong = (predicted != values) & ~(np.isnan(predicted.astype(np.float64)) & np.isnan(values.astype(np.float64)))
+    if wrong.mean() > _MOST_WRONG:
+        raise Unfactored("most of its values are those of no source tensor")
+    full = np.ones(values.shape)
+    places = Places(
+        ordinal,
+        index,
+        np.where(alive, found.scale, 0.0),
+        found.shift * full,
+        before.astype(np.float64),
+        predicted,
+    )
+    return joiner_of(numbers).recipe(places), wrong
+
+
+def _with_zeros(found: Map, values: Array, raw: list[Array]) -> tuple[Array, Array]:
+    """Zeros of a source tensor have no hash: its zeros that nothing came from are placed where the map around them goes
+    on; other zeros of the target are padding."""
+    ordinal, index = found.ordinal.copy(), found.index.copy()
+    tensors = np.unique(ordinal[ordinal >= 0])
+    if len(tensors) != 1 or not ((ordinal < 0) & (np.asarray(values) == 0)).any():
+        return ordinal, index
+    source = raw[int(tensors[0])].reshape(-1)
+    free = source == 0
+    free[index[ordinal >= 0]] = False
+    for axis in range(values.ndim):
+        steps = np.diff(index, axis=axis)
+        known = np.diff((ordinal < 0).astype(np.int8), axis=axis) == 0
+        if not free.any() or not steps[known].size:
+            continue
+        step = int(np.median(steps[known]))
+        for ahead in (np.roll(index, 1, axis) + step, np.roll(index, -1, axis) - step):
+            there = (ordinal < 0) & (ahead >= 0) & (ahead < source.size)
+            there[there] = free[ahead[there]]
+            ordinal[there], index[there] = tensors[0], ahead[there]
+            free[index[there]] = False
+    return ordinal, index
+
+
+def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[..., Joiner]:
+    specs = list(source.values())
+
+    def joiner(numbers: dict[str, float]) -> Joiner:
+        def values(ordinal: int, places: Places) -> Values:
+            scale, shift = np.unique(places.scale), np.unique(places.shift)
+            dtype = as_dtype(specs[ordinal].dtype)
+            before, after = places.before.reshape(-1), places.after.reshape(-1)
+            return value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
+
+        return Joiner([s.shape for s in specs], sizes, values)
+
+    return joiner

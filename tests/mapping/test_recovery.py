@@ -1,0 +1,160 @@
+"""Mappings recovered from the values of two checkpoints."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from ckptdbg.checkpoint import MemoryCheckpoint
+from ckptdbg.errors import MappingError
+from ckptdbg.mapping.judge import judge
+from ckptdbg.mapping.recovery import recover
+from ckptdbg.samples.build import build_sample
+from ckptdbg.samples.pairs import list_pairs
+from ckptdbg.session import open_session
+
+
+def recovered(source, target, config=None):
+    a, b = MemoryCheckpoint(source), MemoryCheckpoint(target)
+    return recover(a.specs, a.read, b.specs, b.read, config)
+
+
+def as_function(mapping, config, source, target):
+    bound = mapping.bind(config, MemoryCheckpoint(source).specs, MemoryCheckpoint(target).specs)
+    return lambda tensors: {n: v for n, v, _ in bound.values(lambda name: tensors[name])}
+
+
+@pytest.mark.parametrize("pair", list_pairs())
+def test_every_sample_conversion_is_explained_whole(pair, tmp_path):
+    session = open_session(build_sample(tmp_path, pair))
+    config, specs, target = session.model_config, session.source_specs, session.target
+    found = recover(specs, session.read_source, target.specs, target.read, config)
+    assert (found.unexplained, found.odd, found.ambiguous) == ((), (), ())
+
+    def runs(mapping):
+        bound = mapping.bind(config, specs, target.specs)
+        return lambda tensors: {n: v for n, v, _ in bound.values(lambda name: tensors[name])}
+
+    assert judge(runs(session.unbound_mapping), runs(found.mapping), specs).differing == ()
+    assert len(found.mapping.entries) <= 1.3 * len(session.unbound_mapping.entries)
+
+
+LAYERS = 6
+
+
+@pytest.fixture
+def tensors():
+    generator = np.random.default_rng(5)
+    shapes = {"q": (24, 10), "down": (10, 16), "norm": (10,)}
+    source = {
+        f"layers.{i}.{name}.weight": generator.standard_normal(shape).astype(np.float32)
+        for i in range(LAYERS)
+        for name, shape in shapes.items()
+    }
+    source["embed.weight"] = generator.standard_normal((31, 10)).astype(np.float32)
+    source["embed.weight"][7] = 0  # a padding token
+    return source
+
+
+def converted(source):
+    made = {"embedding": np.pad(source["embed.weight"], ((0, 1), (0, 0)))}
+    for i in range(LAYERS):
+        query = source[f"layers.{i}.q.weight"].reshape(3, 2, 4, 10).transpose(3, 0, 2, 1).reshape(10, 3, 8)
+        made[f"h_{i}/q"] = query / np.sqrt(np.float32(8))
+        made[f"h_{i}/down"] = source[f"layers.{i}.down.weight"].T
+        made[f"h_{i}/norm"] = source[f"layers.{i}.norm.weight"] + 1
+    return {n: np.ascontiguousarray(v) for n, v in made.items()}
+
+
+def test_scale_shift_padding_and_zero_rows(tensors):
+    target = converted(tensors)
+    found = recovered(tensors, target, {"head_dim": 8})
+    assert (found.unexplained, found.odd) == ((), ())
+    assert "divide: head_dim ** 0.5" in found.mapping.text
+    again = as_function(found.mapping, {"head_dim": 8}, tensors, target)(tensors)
+    assert {n for n, v in again.items() if v.tobytes() != target[n].tobytes()} == set()
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_a_rounded_conversion(tensors, dtype):
+    target = {n: v.astype(dtype) for n, v in converted(tensors).items()}
+    found = recovered(tensors, target, {"head_dim": 8})
+    assert found.unexplained == ()
+    again = as_function(found.mapping, {"head_dim": 8}, tensors, target)(tensors)
+    assert {n for n, v in again.items() if v.tobytes() != target[n].tobytes()} == set()
+
+
+def test_swapped_tensors_are_odd(tensors):
+    target = converted(tensors)
+    target["h_2/down"], target["h_3/down"] = target["h_3/down"], target["h_2/down"]
+    found = recovered(tensors, target)
+    assert found.unexplained == ()
+    assert found.odd[0] == (
+        "h_2/down: made of layers.3.down.weight by transpose [1, 0]; "
+        "most of its siblings: made of layers.2.down.weight by transpose [1, 0]"
+    )
+    assert len(found.odd) == 2
+
+
+def test_a_permuted_tensor_is_odd(tensors):
+    target = converted(tensors)
+    order = np.random.default_rng(0).permutation(16)
+    target["h_4/down"] = np.ascontiguousarray(target["h_4/down"][order])
+    found = recovered(tensors, target)
+    (line,) = found.odd
+    assert line.startswith("h_4/down: made of layers.4.down.weight by take 1 indices [")
+    (taken,) = [e for e in found.mapping.entries if any("take" in op.written for op in e.ops)]
+    assert taken.targets[0].text == "h_4/down"
+
+
+@pytest.mark.parametrize("elements", [1, 3])
+def test_wrong_elements_are_counted_and_placed(tensors, elements):
+    target = converted(tensors)
+    places = [(11, 4), (2, 0), (2, 9)][:elements]
+    for place in places:
+        target["h_1/down"][place] *= 1.5
+    found = recovered(tensors, target)
+    (left,) = found.unexplained
+    assert (left.target, left.wrong, left.at) == ("h_1/down", elements, min(places))
+    assert found.odd == ()
+
+
+def test_what_comes_from_nowhere_is_made_as_its_siblings_are(tensors):
+    target = converted(tensors)
+    target["h_1/down"] = np.random.default_rng(9).standard_normal((16, 10)).astype(np.float32)
+    target["h_5/down"] = np.zeros((16, 10), np.float32)
+    target["new"] = np.ones(4, np.float32)
+    found = recovered(tensors, target)
+    reasons = {u.target: u.reason for u in found.unexplained}
+    assert reasons["h_1/down"].startswith("no source tensor has its values")
+    assert reasons["h_1/down"].endswith("it is made as its siblings are")
+    assert reasons["h_5/down"].startswith("zeros")
+    assert not reasons["new"].endswith("siblings are")
+    right = converted(tensors)
+    again = as_function(found.mapping, {}, tensors, target)(tensors)
+    assert again["h_1/down"].tobytes() == right["h_1/down"].tobytes()
+    assert again["h_5/down"].tobytes() == right["h_5/down"].tobytes()
+    assert "new" not in again
+
+
+def test_equal_tensors_are_told_by_name(tensors):
+    for i in range(LAYERS):
+        tensors[f"layers.{i}.norm.weight"] = np.ones(10, np.float32)
+    target = {f"h_{i}/norm": tensors[f"layers.{i}.norm.weight"].copy() for i in range(LAYERS)}
+    found = recovered(tensors, target)
+    assert found.ambiguous == tuple(target)
+    (entry,) = found.mapping.entries
+    assert entry.sources[0].text == "layers.{h}.norm.weight"
+
+
+def test_a_reshape_where_a_transpose_belongs_is_found(tensors):
+    target = converted(tensors)
+    target["h_0/down"] = tensors["layers.0.down.weight"].reshape(16, 10).copy()
+    found = recovered(tensors, target)
+    assert found.unexplained == ()
+    assert found.odd[0].startswith("h_0/down: made of layers.0.down.weight by reshape [16, 10]; most of its siblings")
+
+
+def test_two_strangers():
+    generator = np.random.default_rng(1)
+    with pytest.raises(MappingError, match="no target tensor has the values of any source tensor"):
+        recovered({"a": generator.standard_normal((4, 5))}, {"b": generator.standard_normal((4, 5))})
