@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,14 +37,13 @@ def convert(
     from ckptdbg.checkpoint.shards import GO_ON
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
-    from ckptdbg.weights.checkpoints import open_mapping
     from ckptdbg.weights.convert import parse_size, write
 
     if reverse and (fix or dtype):
         raise ConfigError("--reverse goes with neither --fix nor --dtype")
     read, size = load_config(config), parse_size(shard_size)
     with progress() as step:
-        mapping = _mended(config, step) if fix else open_mapping(read)
+        mapping = _mended(config, step) if fix else _mapping(read)
         if mapping is None:
             return 1
         conversion, beside = _conversion(read, mapping, reverse, dtype)
@@ -64,6 +64,15 @@ def convert(
         say(f"wrote {_write_mapping(mapping, out.with_suffix('.mapping.yaml'))}")
     say(f"wrote {out}: {len(conversion.specs())} tensors, read back and compared")
     return 0
+
+
+def _mapping(config: ReadConfig) -> Mapping:
+    from ckptdbg.obtain import obtain_mapping
+    from ckptdbg.weights.checkpoints import open_side
+
+    source = open_side(config.source, "source", config.file)
+    target = partial(open_side, config.target, "target", config.file)
+    return obtain_mapping(config, source.specs, source.read, source.config or {}, target)
 
 
 def _conversion(

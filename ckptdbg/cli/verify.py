@@ -25,15 +25,17 @@ def verify(
 ) -> int:
     """Check every tensor of an existing conversion against what the mapping makes of the source. Nothing is run."""
     from ckptdbg.config import load_config
+    from ckptdbg.obtain import obtain_mapping
     from ckptdbg.report.files import write_text
-    from ckptdbg.weights.checkpoints import open_mapping, open_side
+    from ckptdbg.weights.checkpoints import open_side
     from ckptdbg.weights.verify import verify as check
 
     read = load_config(config)
     with progress() as step:
         source = open_side(read.source, "source", read.file)
         target = _loaded(config) if load else open_side(read.target, "target", read.file)
-        found = check(open_mapping(read), source, target, step)
+        mapping = obtain_mapping(read, source.specs, source.read, source.config or {}, lambda: target)
+        found = check(mapping, source, target, step)
     for line in _lines(found):
         say(line)
     if json is not None:

@@ -10,9 +10,9 @@ from ckptdbg.result import Coverage, Exercised
 
 HEADINGS = ("entry", "tensors", "unseen", "one element", "whole tensor")
 MEANING = (
-    "The smallest change that this probe shows by activations alone, relative to the tensor's root mean square: of one "
-    "element (the one that shows least, in any layer) and of the whole tensor by one factor. Checkpoints are compared "
-    "tensor by tensor besides."
+    "The smallest change that this probe shows by activations alone, in working precision, relative to the tensor's "
+    "root mean square: of one element (the one that shows least, in any layer) and of the whole tensor by one factor. "
+    "The float64 runs, which decide, show smaller ones, and checkpoints are compared tensor by tensor besides."
 )
 
 

@@ -10,9 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint import Checkpoint, TensorSpec, open_checkpoint
-from ckptdbg.config import Config, ModelConfig
+from ckptdbg.config import ModelConfig
 from ckptdbg.errors import CheckpointError, ConfigError
-from ckptdbg.mapping import Mapping
 
 Array = NDArray[Any]
 
@@ -22,11 +21,15 @@ class Tensors:
     """Named tensors, wherever they come from."""
 
     specs: dict[str, TensorSpec]
-    read: Callable[[str], Array]
+    reader: Callable[[str], Array]
     config: dict[str, Any] | None
     """The ``config.json`` beside them."""
     where: str
     """For people."""
+
+    def read(self, name: str) -> Array:
+        """One tensor in its stored dtype."""
+        return self.reader(name)
 
 
 def open_side(side: ModelConfig, name: str, file: Path) -> Tensors:
@@ -48,10 +51,3 @@ def open_side(side: ModelConfig, name: str, file: Path) -> Tensors:
 def as_tensors(checkpoint: Checkpoint) -> Tensors:
     """A checkpoint's tensors."""
     return Tensors(checkpoint.specs, checkpoint.read, checkpoint.config, str(checkpoint.path))
-
-
-def open_mapping(config: Config) -> Mapping:
-    """The mapping file of a config; ``ConfigError`` where the mapping is no file."""
-    if not isinstance(config.mapping, Path):
-        raise ConfigError("this kind of mapping cannot be read yet", where=str(config.file), found=config.mapping)
-    return Mapping.load(config.mapping)

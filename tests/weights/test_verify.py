@@ -17,7 +17,7 @@ from ckptdbg.mapping import Mapping
 from ckptdbg.samples.build import build_sample
 from ckptdbg.samples.weight_faults import WEIGHT_FAULTS
 from ckptdbg.session import open_session
-from ckptdbg.weights.checkpoints import as_tensors, open_mapping, open_side
+from ckptdbg.weights.checkpoints import as_tensors, open_side
 from ckptdbg.weights.records import Verification
 from ckptdbg.weights.verify import verify
 
@@ -42,7 +42,7 @@ def checked(config):
     session = open_session(config)
     read = session.config
     sides = open_side(read.source, "source", read.file), open_side(read.target, "target", read.file)
-    return verify(open_mapping(read), *sides), session
+    return verify(session.unbound_mapping, *sides), session
 
 
 @pytest.mark.parametrize("pair", PAIRS)
