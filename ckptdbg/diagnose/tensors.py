@@ -89,7 +89,8 @@ def explain(
     due: Due, read: Callable[[str], Array], prints: Fingerprints, wrong: Sequence[str]
 ) -> list[TensorDifference]:
     """What the wrong tensors are instead, in their order. All tensors must have passed by ``prints``."""
-    found = [_explained(due, prints, name, np.asarray(read(name)).astype(np.float64)) for name in wrong]
+    with np.errstate(all="ignore"):  # NaN and infinite values show in the phrases
+        found = [_explained(due, prints, name, np.asarray(read(name)).astype(np.float64)) for name in wrong]
     owners = {d.piece: d.owner for d in found}
     return [
         replace(d, how=f"{d.piece} and {d.owner} changed places: each holds what the other should")

@@ -84,6 +84,22 @@ def conversion(entries, source, target=None):
 A = np.arange(24, dtype=np.float32).reshape(6, 4)
 
 
+def test_odd_tensors_are_written_as_they_are(tmp_path):
+    odd = {
+        "scalar": np.array(3.0, np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+        "whole": np.arange(6, dtype=np.int64),
+        "nan": np.array([np.nan, -0.0, np.inf], np.float16),
+    }
+    write_safetensors(tmp_path / "s.safetensors", odd.items())
+    mapping = Mapping.from_dict({"version": 1, "entries": [{"name": n, "source": n, "target": n} for n in odd]})
+    write(forward(mapping, as_tensors(open_checkpoint(tmp_path / "s.safetensors")), None), tmp_path / "out")
+    made = tensors_of(tmp_path / "out")
+    assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in made.items()} == {
+        n: (a.dtype, a.shape, a.tobytes()) for n, a in odd.items()
+    }
+
+
 def test_what_a_direction_drops_is_said():
     cut = [{"name": "w", "source": "w", "target": "t", "ops": [{"slice": 0, "start": 0, "stop": 4}]}]
     assert "drops 2 of 6 on axis 0" in conversion(cut, {"w": A}).dropped[0]

@@ -143,6 +143,26 @@ def test_rounding_is_no_difference_and_the_mapping_may_ask_for_it():
     assert [r.status for r in pair_of({"w.0": A}, {"t/0": half.astype(np.float32)}, asked).tensors] == ["rounded"]
 
 
+ODD = {
+    "nan": np.array([[np.nan, 1], [2, np.inf]], np.float32),
+    "scalar": np.array(3.0, np.float32),
+    "empty": np.zeros((0, 4), np.float32),
+    "whole": np.arange(6, dtype=np.int64).reshape(2, 3),
+    "zeros": np.zeros((3, 3), np.float32),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_tensors_are_equal_to_themselves_and_differ_when_changed(name):
+    entry, value = [{"name": "w", "source": "w", "target": "t"}], ODD[name]
+    assert [r.status for r in pair_of({"w": value}, {"t": value.copy()}, entry).tensors] == ["equal"]
+    changed = value.copy()
+    changed[...] = 7
+    found = pair_of({"w": value}, {"t": changed}, entry)
+    assert [r.status for r in found.tensors] == (["equal"] if name == "empty" else ["differs"])
+    assert Verification.model_validate_json(found.model_dump_json(by_alias=True)) == found
+
+
 def test_missing_and_extra_tensors_are_listed():
     found = pair_of({"w.0": A, "w.1": B}, {"t/0": A, "other": B}, SAME)
     assert not found.good
