@@ -22,7 +22,7 @@ from typing import Any
 from circumstances import ratios
 from others import Judges
 from planted import Conversion, pairs_of_faults, places
-from tables import OUT, cache_programs, read_results, write_results
+from tables import OUT, cache_programs, read_all, read_results, write_results
 from tallies import tally
 from verdicts import Verdict
 
@@ -66,8 +66,15 @@ def main() -> None:
         for done in in_workers(pairs, asked, Path(folder), given.workers):
             rows |= {_key(row): row for row in done}
             summary = {**tally(rows.values(), round(time.perf_counter() - started, 1)), "workers": given.workers}
+            summary |= healthy_beside(given.output)
             cases = sorted(rows.values(), key=lambda r: list_pairs().index(r["pair"]))
             write_results(given.output, {"summary": summary, "cases": cases})
+
+
+def healthy_beside(output: Path) -> dict[str, int]:
+    """How many healthy conversions were run and raised an alarm, where their table was made before this one."""
+    file = output.with_name("healthy.json")
+    return {k: read_all(file)["summary"][k] for k in ("healthy", "false_alarms")} if file.is_file() else {}
 
 
 def in_workers(pairs: Sequence[str], asked: Asked, folder: Path, workers: int) -> Iterator[list[dict[str, Any]]]:
