@@ -1,10 +1,11 @@
 // Source, target and their difference, tokens by features: shrunk so that every bad cell stays in sight.
 
 import { gradient } from "./shared/colour.js";
-import { announcer, button, h, keyLine, keys, size, watchWidth } from "./shared/dom.js";
+import { announcer, button, h, keyLine, keys, size, spoken, watchWidth } from "./shared/dom.js";
 import { number } from "./shared/format.js";
 import { drawLayer, drawOver } from "./shared/heat_draw.js";
 import { layersOf, scaled, words } from "./shared/heat_layers.js";
+import { pointAt } from "./shared/heat_pointer.js";
 import { ranking } from "./shared/pool.js";
 import { pngButton } from "./shared/save.js";
 import { inks, themed } from "./shared/theme.js";
@@ -29,10 +30,15 @@ class Heatmap {
     this.root = root;
     this.live = announcer();
     this.head = h("div", { class: "ck-head" });
-    this.parts = NAMES.map((name) => ({ name, canvas: h("canvas"), over: h("canvas", { class: "ck-over" }), scale: h("div", { class: "ck-scale" }) }));
+    this.parts = NAMES.map((name) => ({
+      name,
+      canvas: h("canvas"),
+      over: h("canvas", { class: "ck-over" }),
+      scale: h("div", { class: "ck-scale" }),
+    }));
     const boxes = this.parts.map(({ name, canvas, over, scale }, which) => {
       const stage = h("div", { class: "ck-stage" }, canvas, over);
-      this.point(stage, which);
+      pointAt(stage, which, this);
       return h("figure", { "aria-hidden": "true" }, h("figcaption", {}, name), stage, scale);
     });
     this.row = h("div", { class: "ck-three", role: "application", "aria-roledescription": "heatmap" }, boxes);
@@ -67,7 +73,10 @@ class Heatmap {
     this.cursor = 0;
     this.hovered = null;
     this.tools(info, mode);
-    this.row.setAttribute("aria-label", `${info.title || "Activations"}: source, target and difference, ${this.axes()}. ${KEYS.map((k) => k.join(": ")).join("; ")}`);
+    this.row.setAttribute(
+      "aria-label",
+      spoken(`${info.title || "Activations"}: source, target and difference, ${this.axes()}`, KEYS),
+    );
     if (this.width) this.draw();
     this.follow();
   }
@@ -82,72 +91,57 @@ class Heatmap {
       this.model.set("mode", name);
       this.model.save_changes();
     };
-    const modes = !info.heads ? [] : [["features", "tokens × features"], ["heads", "heads × tokens"]]
-      .map(([name, label]) => button(label, label, switchTo(name), { "aria-pressed": String(mode === name) }));
-    const full = button("full range", "colours reach to the largest value instead of the 99.9 % below it", () => this.rescale(!this.full), { "aria-pressed": String(this.full ?? false) });
-    const zoom = [["−", 1.5, "zoom out"], ["+", 1 / 1.5, "zoom in"]].map(([label, factor, title]) => button(label, title, () => this.zoom(factor)));
+    const modes = !info.heads
+      ? []
+      : [
+          ["features", "tokens × features"],
+          ["heads", "heads × tokens"],
+        ].map(([name, label]) => button(label, label, switchTo(name), { "aria-pressed": String(mode === name) }));
+    const full = button(
+      "full range",
+      "colours reach to the largest value instead of the 99.9 % below it",
+      () => this.rescale(!this.full),
+      { "aria-pressed": String(this.full ?? false) },
+    );
+    const zoom = [
+      ["−", 1.5, "zoom out"],
+      ["+", 1 / 1.5, "zoom in"],
+    ].map(([label, factor, title]) => button(label, title, () => this.zoom(factor)));
     const whole = button("all", "show everything (0)", () => this.reset());
-    const worst = button("worst cell", "go to the largest difference (w)", () => (this.rankTo(0), this.row.focus({ preventScroll: true })));
+    const worst = button(
+      "worst cell",
+      "go to the largest difference (w)",
+      () => (this.rankTo(0), this.row.focus({ preventScroll: true })),
+    );
     const save = pngButton(info.title || "activations", this.root, () => this.parts.map(({ canvas }) => canvas));
-    this.head.replaceChildren(h("h3", {}, info.title || "activations"), h("span", { class: "ck-quiet" }, this.axes()), h("span", { class: "ck-tools" }, modes, full, zoom, whole, worst, save));
+    this.head.replaceChildren(
+      h("h3", {}, info.title || "activations"),
+      h("span", { class: "ck-quiet" }, this.axes()),
+      h("span", { class: "ck-tools" }, modes, full, zoom, whole, worst, save),
+    );
   }
 
   bind() {
     const move = (rows, columns) => () => this.step(rows, columns);
-    keys(this.row, {
-      ArrowUp: move(-1, 0),
-      ArrowDown: move(1, 0),
-      ArrowLeft: move(0, -1),
-      ArrowRight: move(0, 1),
-      "+": () => this.zoom(1 / 1.5),
-      "=": () => this.zoom(1 / 1.5),
-      "-": () => this.zoom(1.5),
-      0: () => this.reset(),
-      w: () => this.rankTo(0),
-      n: () => this.rankTo(this.rank === undefined ? 0 : this.rank + 1),
-      p: () => this.rankTo((this.rank ?? 0) - 1),
-      Enter: () => this.select(this.cursor),
-      " ": () => this.select(this.cursor),
-    }, () => this.box !== undefined);
-  }
-
-  // Pointer on one of the three pictures: hover, drag, wheel, click.
-  point(stage, which) {
-    let from = null;
-    const inside = (event) => {
-      const box = stage.getBoundingClientRect();
-      return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
-    };
-    stage.addEventListener("pointerdown", (event) => {
-      from = { at: inside(event), moved: false };
-      stage.setPointerCapture(event.pointerId);
-    });
-    stage.addEventListener("pointermove", (event) => {
-      const [fx, fy] = inside(event);
-      if (from && !this.view.whole && event.buttons) {
-        const [dx, dy] = [from.at[0] - fx, from.at[1] - fy];
-        if (Math.abs(dx) + Math.abs(dy) > 0.01) from.moved = true;
-        this.view.pan(dx * this.view.width, dy * this.view.height);
-        from.at = [fx, fy];
-        return this.draw();
-      }
-      this.hover(this.cellAt(which, fx, fy));
-    });
-    stage.addEventListener("pointerup", (event) => {
-      if (from && !from.moved) {
-        const cell = this.cellAt(which, ...inside(event));
-        if (cell !== null) this.select(cell);
-      }
-      from = null;
-    });
-    stage.addEventListener("pointerleave", () => this.hover(null));
-    stage.addEventListener("dblclick", (event) => this.zoom(1 / 2, ...inside(event)));
-    stage.addEventListener("wheel", (event) => {
-      // A page scrolls as usual until the heatmap has been taken up.
-      if (!event.ctrlKey && document.activeElement !== this.row && !this.row.matches(":focus")) return;
-      event.preventDefault();
-      this.zoom(event.deltaY < 0 ? 1 / 1.25 : 1.25, ...inside(event));
-    }, { passive: false });
+    keys(
+      this.row,
+      {
+        ArrowUp: move(-1, 0),
+        ArrowDown: move(1, 0),
+        ArrowLeft: move(0, -1),
+        ArrowRight: move(0, 1),
+        "+": () => this.zoom(1 / 1.5),
+        "=": () => this.zoom(1 / 1.5),
+        "-": () => this.zoom(1.5),
+        0: () => this.reset(),
+        w: () => this.rankTo(0),
+        n: () => this.rankTo(this.rank === undefined ? 0 : this.rank + 1),
+        p: () => this.rankTo((this.rank ?? 0) - 1),
+        Enter: () => this.select(this.cursor),
+        " ": () => this.select(this.cursor),
+      },
+      () => this.box !== undefined,
+    );
   }
 
   // The worst cell of the bin at fractions of a picture.
@@ -168,7 +162,10 @@ class Heatmap {
   step(rows, columns) {
     const { view, layers } = this;
     const pooled = this.pooled[2];
-    const by = [(pooled.window.bottom - pooled.window.top) / pooled.rows, (pooled.window.right - pooled.window.left) / pooled.columns];
+    const by = [
+      (pooled.window.bottom - pooled.window.top) / pooled.rows,
+      (pooled.window.right - pooled.window.left) / pooled.columns,
+    ];
     const [row, column] = [Math.floor(this.cursor / layers.columns), this.cursor % layers.columns];
     const to = [row + rows * Math.max(1, Math.round(by[0])), column + columns * Math.max(1, Math.round(by[1]))];
     const [r, c] = [Math.max(0, Math.min(layers.rows - 1, to[0])), Math.max(0, Math.min(layers.columns - 1, to[1]))];
@@ -272,9 +269,18 @@ class Heatmap {
     const { limit, clipped, mode, most, unit, decades, info } = this.layers;
     const low = mode === "heads" ? "0" : number(-limit);
     const edge = clipped ? " and beyond" : "";
-    const bar = (name, left, right) => [h("div", { class: "ck-bar", style: `background:${gradient(name)}` }), h("div", { class: "ck-ends" }, h("span", {}, left), h("span", {}, right))];
-    this.parts.slice(0, 2).forEach(({ scale }) => scale.replaceChildren(...bar("cividis", `${low}${mode === "heads" ? "" : edge}`, `${number(limit)}${edge}`)));
-    const ends = info.noise ? ["1 × noise", `${number(10 ** decades)} × noise`] : [`${number(unit)} or less`, number(most)];
+    const bar = (name, left, right) => [
+      h("div", { class: "ck-bar", style: `background:${gradient(name)}` }),
+      h("div", { class: "ck-ends" }, h("span", {}, left), h("span", {}, right)),
+    ];
+    this.parts
+      .slice(0, 2)
+      .forEach(({ scale }) =>
+        scale.replaceChildren(...bar("cividis", `${low}${mode === "heads" ? "" : edge}`, `${number(limit)}${edge}`)),
+      );
+    const ends = info.noise
+      ? ["1 × noise", `${number(10 ** decades)} × noise`]
+      : [`${number(unit)} or less`, number(most)];
     this.parts[2].scale.replaceChildren(...bar("viridis", ...ends));
     const { bad } = this.layers;
     const text = bad[0] + bad[1] ? `● not finite: ${bad[0]} in source, ${bad[1]} in target` : "";

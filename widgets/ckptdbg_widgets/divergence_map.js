@@ -1,6 +1,6 @@
 // Layers by sites, coloured by error over rounding noise: where the models part, seen before a number is read.
 
-import { announcer, h, keyLine, keys, size, watchWidth } from "./shared/dom.js";
+import { announcer, h, keyLine, keys, size, spoken, watchWidth } from "./shared/dom.js";
 import { level, rank, ratio, shape } from "./shared/format.js";
 import { drawCursor, drawMaps, measure } from "./shared/map_draw.js";
 import { legend, scaleOf } from "./shared/map_legend.js";
@@ -41,7 +41,9 @@ export function divergences(data) {
 
 export function indexOf(data, selected) {
   if (!selected) return -1;
-  return data.sites.findIndex((s) => s.order === selected.order && s.site === selected.site && s.port === selected.port);
+  return data.sites.findIndex(
+    (s) => s.order === selected.order && s.site === selected.site && s.port === selected.port,
+  );
 }
 
 export function describe(site, data, more = 0) {
@@ -62,11 +64,24 @@ class DivergenceMap {
     this.base = h("canvas", { "aria-hidden": "true" });
     this.over = h("canvas", { class: "ck-over", "aria-hidden": "true" });
     this.tip = h("div", { class: "ck-tip", "aria-hidden": "true", hidden: true });
-    this.stage = h("div", { class: "ck-stage", role: "application", "aria-roledescription": "map" }, this.base, this.over, this.tip);
+    this.stage = h(
+      "div",
+      { class: "ck-stage", role: "application", "aria-roledescription": "map" },
+      this.base,
+      this.over,
+      this.tip,
+    );
     this.readout = h("div", { class: "ck-readout" });
     this.below = h("div", { class: "ck-below" });
     const save = pngButton("divergence-map", root, () => [this.base]);
-    root.append(this.head, this.stage, this.below, this.readout, h("div", { class: "ck-foot" }, keyLine(KEYS), save), this.live.node);
+    root.append(
+      this.head,
+      this.stage,
+      this.below,
+      this.readout,
+      h("div", { class: "ck-foot" }, keyLine(KEYS), save),
+      this.live.node,
+    );
     this.bind();
     this.load();
     const unwatch = watchWidth(this.stage, (width) => this.draw(width));
@@ -89,7 +104,7 @@ class DivergenceMap {
     const { verdict, sentence } = this.data;
     const badge = h("span", { class: `ck-verdict is-${verdict.name}` }, `${verdict.mark} ${verdict.badge}`);
     this.head.replaceChildren(h("h3", {}, badge), h("span", {}, sentence));
-    this.stage.setAttribute("aria-label", `Divergence map: ${verdict.badge}. ${sentence} ${KEYS.map((k) => k.join(": ")).join("; ")}`);
+    this.stage.setAttribute("aria-label", spoken(`Divergence map: ${verdict.badge}. ${sentence}`, KEYS));
     const start = indexOf(this.data, this.model.get("selected"));
     this.cursor = start >= 0 ? start : (this.data.first ?? 0);
     if (this.width) this.draw();
@@ -97,19 +112,23 @@ class DivergenceMap {
 
   bind() {
     const step = (rows, columns) => () => this.step(rows, columns);
-    keys(this.stage, {
-      ArrowUp: step(-1, 0),
-      ArrowDown: step(1, 0),
-      ArrowLeft: step(0, -1),
-      ArrowRight: step(0, 1),
-      Home: () => this.edge(-1),
-      End: () => this.edge(1),
-      Enter: () => this.select(this.cursor),
-      " ": () => this.select(this.cursor),
-      n: () => this.jump(1),
-      p: () => this.jump(-1),
-      f: () => (this.data.first === null ? this.live.say("the models do not part") : this.move(this.data.first)),
-    }, () => this.data.sites.length > 0);
+    keys(
+      this.stage,
+      {
+        ArrowUp: step(-1, 0),
+        ArrowDown: step(1, 0),
+        ArrowLeft: step(0, -1),
+        ArrowRight: step(0, 1),
+        Home: () => this.edge(-1),
+        End: () => this.edge(1),
+        Enter: () => this.select(this.cursor),
+        " ": () => this.select(this.cursor),
+        n: () => this.jump(1),
+        p: () => this.jump(-1),
+        f: () => (this.data.first === null ? this.live.say("the models do not part") : this.move(this.data.first)),
+      },
+      () => this.data.sites.length > 0,
+    );
     this.stage.addEventListener("pointermove", (event) => this.hover(event));
     this.stage.addEventListener("pointerleave", () => {
       this.tip.hidden = true;
@@ -157,7 +176,11 @@ class DivergenceMap {
 
   step(rows, columns) {
     const site = this.data.sites[this.cursor];
-    for (let row = site.row + rows, column = site.column + columns; this.inside(row, column); row += rows, column += columns) {
+    for (
+      let row = site.row + rows, column = site.column + columns;
+      this.inside(row, column);
+      row += rows, column += columns
+    ) {
       const here = this.cells.get(`${row},${column}`);
       if (here) return this.move(here[0].index);
       // Rows outside the layers are shorter: their nearest site stands in.
@@ -221,7 +244,12 @@ class DivergenceMap {
     const first = index === this.data.first ? h("b", { class: "divergent" }, "▸ first divergence  ") : "";
     const strong = h("b", {}, `${where} · ${name}`);
     const kind = level(this.data.sites[index].free.ratio, this.data.noise);
-    this.readout.replaceChildren(first, strong, h("span", { class: kind }, `  ${figures}`), h("span", { class: "ck-quiet" }, `  ${rest.join(" · ")}`));
+    this.readout.replaceChildren(
+      first,
+      strong,
+      h("span", { class: kind }, `  ${figures}`),
+      h("span", { class: "ck-quiet" }, `  ${rest.join(" · ")}`),
+    );
   }
 
   draw(width = this.width) {
@@ -241,7 +269,11 @@ class DivergenceMap {
     if (!this.top || !this.data.sites.length) return;
     this.top.clearRect(0, 0, this.width, this.layout.height);
     const chosen = indexOf(this.data, this.model.get("selected"));
-    drawCursor(this.top, this.data, this.layout, this.colours, { cursor: this.cursor, hovered: this.hovered ?? null, chosen });
+    drawCursor(this.top, this.data, this.layout, this.colours, {
+      cursor: this.cursor,
+      hovered: this.hovered ?? null,
+      chosen,
+    });
   }
 }
 

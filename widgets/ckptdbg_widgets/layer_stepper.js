@@ -1,6 +1,6 @@
 // One layer of both models side by side, site by site, as a debugger steps through a program.
 
-import { announcer, button, h, keyLine, keys } from "./shared/dom.js";
+import { announcer, button, h, keyLine, keys, spoken } from "./shared/dom.js";
 import { level, number, rank, ratio, shape } from "./shared/format.js";
 import { band, meter, topOf } from "./shared/bars.js";
 import { themed } from "./shared/theme.js";
@@ -41,13 +41,13 @@ class LayerStepper {
   load() {
     this.data = this.model.get("data");
     this.top = topOf(this.data);
-    this.rows = this.data.rows.map((row, index) => ({ ...row, sites: [] , index }));
+    this.rows = this.data.rows.map((row, index) => ({ ...row, sites: [], index }));
     this.data.sites.forEach((site, index) => this.rows[site.row].sites.push({ ...site, index }));
     this.order = this.rows.flatMap((row) => row.sites.map((site) => site.index)).sort((a, b) => a - b);
     this.shut = this.large();
     this.shown = null;
     const { verdict, sentence } = this.data;
-    this.frame.setAttribute("aria-label", `Layer stepper: ${verdict.badge}. ${sentence} ${KEYS.map((k) => k.join(": ")).join("; ")}`);
+    this.frame.setAttribute("aria-label", spoken(`Layer stepper: ${verdict.badge}. ${sentence}`, KEYS));
     this.show();
   }
 
@@ -57,33 +57,41 @@ class LayerStepper {
   }
 
   tools() {
-    const tool = (label, title, action) => button(label, title, () => {
-      if (this.data.sites.length) action();
-      this.frame.focus({ preventScroll: true });
-    });
-    return h("div", { class: "ck-tools", role: "toolbar", "aria-label": "Stepping" },
+    const tool = (label, title, action) =>
+      button(label, title, () => {
+        if (this.data.sites.length) action();
+        this.frame.focus({ preventScroll: true });
+      });
+    return h(
+      "div",
+      { class: "ck-tools", role: "toolbar", "aria-label": "Stepping" },
       tool("▸ Step", "next site (↓)", () => this.step(1)),
       tool("◂ Back", "previous site (↑)", () => this.step(-1)),
       tool("▸▸ Next layer", "PageDown", () => this.layer(1)),
       tool("◂◂ Previous layer", "PageUp", () => this.layer(-1)),
       tool("▸| First divergence", "run to the first divergence (f)", () => this.first()),
-      tool("Next divergence", "n", () => this.jump(1)));
+      tool("Next divergence", "n", () => this.jump(1)),
+    );
   }
 
   bind() {
-    keys(this.frame, {
-      ArrowDown: () => this.step(1),
-      ArrowUp: () => this.step(-1),
-      PageDown: () => this.layer(1),
-      PageUp: () => this.layer(-1),
-      ArrowRight: () => this.fold(false),
-      ArrowLeft: () => this.fold(true),
-      f: () => this.first(),
-      n: () => this.jump(1),
-      p: () => this.jump(-1),
-      Enter: () => this.select(),
-      " ": () => this.select(),
-    }, () => this.data.sites.length > 0);
+    keys(
+      this.frame,
+      {
+        ArrowDown: () => this.step(1),
+        ArrowUp: () => this.step(-1),
+        PageDown: () => this.layer(1),
+        PageUp: () => this.layer(-1),
+        ArrowRight: () => this.fold(false),
+        ArrowLeft: () => this.fold(true),
+        f: () => this.first(),
+        n: () => this.jump(1),
+        p: () => this.jump(-1),
+        Enter: () => this.select(),
+        " ": () => this.select(),
+      },
+      () => this.data.sites.length > 0,
+    );
   }
 
   go(index) {
@@ -99,7 +107,8 @@ class LayerStepper {
     const inside = (site) => site && this.shut.has(site.group) && site.group === here.group && site.row === here.row;
     let next = this.position + by;
     while (inside(sites[next])) next += by;
-    if (next < 0 || next >= this.data.sites.length) return this.live.say(by > 0 ? "the end of the run" : "the start of the run");
+    if (next < 0 || next >= this.data.sites.length)
+      return this.live.say(by > 0 ? "the end of the run" : "the start of the run");
     this.go(next);
   }
 
@@ -122,7 +131,8 @@ class LayerStepper {
   }
 
   jump(by) {
-    const wrong = (site) => level((this.data.isolated ? site.alone : site.free)?.ratio, this.data.noise) === "divergent";
+    const wrong = (site) =>
+      level((this.data.isolated ? site.alone : site.free)?.ratio, this.data.noise) === "divergent";
     for (let i = this.position + by; i >= 0 && i < this.data.sites.length; i += by) {
       if (wrong(this.data.sites[i]) || i === this.data.first) return this.go(i);
     }
@@ -160,7 +170,8 @@ class LayerStepper {
     if (line) this.reveal(line);
     this.title(site);
     const where = site.layer === null ? "outside the layers" : `layer ${site.layer}`;
-    this.live.say(`${where}, ${site.name} ${site.port}, ${ratio(site.free.ratio, this.data.noise)} times noise, by itself ${ratio(site.alone?.ratio, this.data.noise)}`);
+    const [free, alone] = [site.free.ratio, site.alone?.ratio].map((value) => ratio(value, this.data.noise));
+    this.live.say(`${where}, ${site.name} ${site.port}, ${free} times noise, by itself ${alone}`);
   }
 
   // Scrolls the frame alone: a page must not jump when a widget appears on it.
@@ -178,7 +189,9 @@ class LayerStepper {
     const count = row.kind === "layer" ? `${layers.indexOf(row) + 1} of ${layers.length} layers` : "outside the layers";
     const place = h("span", { class: "ck-quiet" }, `${count} · site ${this.position + 1} of ${this.data.sites.length}`);
     const first = this.position === this.data.first ? h("b", { class: "divergent" }, "▸ first divergence") : null;
-    this.head.replaceChildren(...[h("h3", {}, name), h("b", {}, `${site.name} ${site.port}`), first, place].filter(Boolean));
+    this.head.replaceChildren(
+      ...[h("h3", {}, name), h("b", {}, `${site.name} ${site.port}`), first, place].filter(Boolean),
+    );
   }
 
   table(index) {
@@ -186,7 +199,11 @@ class LayerStepper {
     this.lines = new Map();
     const heads = ["", "site", "free running", "by itself", "range", "", ...FIGURES, "error", "noise"];
     const wide = new Set(FIGURES).add("error").add("noise");
-    const top = h("tr", {}, heads.map((name) => h("th", { scope: "col", class: wide.has(name) ? "ck-num" : null }, name)));
+    const top = h(
+      "tr",
+      {},
+      heads.map((name) => h("th", { scope: "col", class: wide.has(name) ? "ck-num" : null }, name)),
+    );
     const rows = [];
     let group = null;
     const sites = this.rows[index].sites;
@@ -202,8 +219,18 @@ class LayerStepper {
     const own = sites.filter((site) => site.group === group);
     const worst = (kind) => own.map((site) => site[kind]?.ratio ?? null).sort((a, b) => rank(b) - rank(a))[0];
     const open = !this.shut.has(group);
-    const toggle = h("button", { type: "button", class: "ck-fold", "aria-expanded": String(open), onclick: () => this.toggle(group), "data-lm-suppress-shortcuts": "true" },
-      `${open ? "▾" : "▸"} ${group}`, h("span", { class: "ck-quiet" }, `  ${own.length} sites`));
+    const toggle = h(
+      "button",
+      {
+        type: "button",
+        class: "ck-fold",
+        "aria-expanded": String(open),
+        onclick: () => this.toggle(group),
+        "data-lm-suppress-shortcuts": "true",
+      },
+      `${open ? "▾" : "▸"} ${group}`,
+      h("span", { class: "ck-quiet" }, `  ${own.length} sites`),
+    );
     const cells = ["free", "alone"].map((kind) => h("td", {}, meter(worst(kind), this.top, this.data.noise)));
     const line = h("tr", { class: "ck-group" }, h("td"), h("td", {}, toggle), cells, h("td", { colspan: 8 }));
     this.lines.set(group, line);
@@ -215,17 +242,37 @@ class LayerStepper {
     const { noise } = this.data;
     const both = { rowspan: 2 };
     const kind = level(site.free.ratio, noise);
-    const bad = (side) => (site[side].nonfinite ? h("span", { class: "divergent" }, ` ${site[side].nonfinite} not finite`) : null);
+    const bad = (side) =>
+      site[side].nonfinite ? h("span", { class: "divergent" }, ` ${site[side].nonfinite} not finite`) : null;
     const figures = (side) => FIGURES.map((name) => h("td", { class: "ck-num" }, number(site[side][name])));
     const first = site.index === this.data.first ? h("span", { class: "divergent" }, " ◂ first") : null;
-    const name = h("td", { ...both, class: "ck-name" }, h("b", {}, site.leaf), ` ${site.port}`, first,
-      h("div", { class: "ck-quiet" }, [shape(site.shape), site.note].filter(Boolean).join(" · ")));
-    const head = h("tr", { class: "ck-source", onclick: () => this.pick(site.index) },
-      h("td", { ...both, class: "ck-pointer", "aria-hidden": "true" }), name,
-      h("td", { ...both, class: kind }, meter(site.free.ratio, this.top, noise)), h("td", both, meter(site.alone?.ratio ?? null, this.top, noise)),
-      h("td", both, band(site.source, site.target)), h("td", { class: "ck-side" }, "source", bad("source")), figures("source"),
-      h("td", { ...both, class: "ck-num" }, number(site.free.error)), h("td", { ...both, class: "ck-num" }, number(site.free.noise)));
-    const tail = h("tr", { class: "ck-target", onclick: () => this.pick(site.index) }, h("td", { class: "ck-side" }, "target", bad("target")), figures("target"));
+    const name = h(
+      "td",
+      { ...both, class: "ck-name" },
+      h("b", {}, site.leaf),
+      ` ${site.port}`,
+      first,
+      h("div", { class: "ck-quiet" }, [shape(site.shape), site.note].filter(Boolean).join(" · ")),
+    );
+    const head = h(
+      "tr",
+      { class: "ck-source", onclick: () => this.pick(site.index) },
+      h("td", { ...both, class: "ck-pointer", "aria-hidden": "true" }),
+      name,
+      h("td", { ...both, class: kind }, meter(site.free.ratio, this.top, noise)),
+      h("td", both, meter(site.alone?.ratio ?? null, this.top, noise)),
+      h("td", both, band(site.source, site.target)),
+      h("td", { class: "ck-side" }, "source", bad("source")),
+      figures("source"),
+      h("td", { ...both, class: "ck-num" }, number(site.free.error)),
+      h("td", { ...both, class: "ck-num" }, number(site.free.noise)),
+    );
+    const tail = h(
+      "tr",
+      { class: "ck-target", onclick: () => this.pick(site.index) },
+      h("td", { class: "ck-side" }, "target", bad("target")),
+      figures("target"),
+    );
     this.lines.set(site.index, head);
     return [head, tail];
   }

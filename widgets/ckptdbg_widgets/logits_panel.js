@@ -1,6 +1,6 @@
 // KL per token, what both models would choose next, and where their greedy texts part.
 
-import { announcer, h, keyLine, keys, size, watchWidth } from "./shared/dom.js";
+import { announcer, h, keyLine, keys, size, spoken, watchWidth } from "./shared/dom.js";
 import { number } from "./shared/format.js";
 import { inks, themed } from "./shared/theme.js";
 
@@ -27,7 +27,13 @@ class LogitsPanel {
     this.tables = h("div", { class: "ck-tables" });
     this.texts = h("div", { class: "ck-greedy" });
     this.plot = h("div", {}, this.chart, this.readout, keyLine(KEYS), this.tables);
-    root.append(h("div", { class: "ck-head" }, h("h3", {}, "logits")), this.figures, this.plot, this.texts, this.live.node);
+    root.append(
+      h("div", { class: "ck-head" }, h("h3", {}, "logits")),
+      this.figures,
+      this.plot,
+      this.texts,
+      this.live.node,
+    );
     this.bind();
     const unwatch = watchWidth(this.chart, (width) => this.draw(width));
     const fresh = () => this.load();
@@ -46,25 +52,31 @@ class LogitsPanel {
   load() {
     this.data = this.model.get("data");
     const { figures, tips, kl } = this.data;
-    this.figures.replaceChildren(...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+    this.figures.replaceChildren(
+      ...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    );
     if (!figures.length) this.figures.replaceChildren(h("p", { class: "ck-quiet" }, "No logits were compared."));
     this.plot.hidden = !kl;
-    this.chart.setAttribute("aria-label", `KL of the predictions for every token, on a log scale. ${KEYS.map((k) => k.join(": ")).join("; ")}`);
+    this.chart.setAttribute("aria-label", spoken("KL of the predictions for every token, on a log scale", KEYS));
     this.texts.replaceChildren(...this.greedy(), ...tips.map((tip) => h("p", { class: "ck-tip" }, tip)));
     this.draw();
   }
 
   bind() {
     const by = (step) => () => this.go(this.position + step);
-    keys(this.chart, {
-      ArrowLeft: by(-1),
-      ArrowRight: by(1),
-      ArrowUp: () => this.go(this.position - this.data.length),
-      ArrowDown: () => this.go(this.position + this.data.length),
-      w: () => this.go(this.data.worst),
-      n: () => this.other(1),
-      p: () => this.other(-1),
-    }, () => this.data.kl !== undefined);
+    keys(
+      this.chart,
+      {
+        ArrowLeft: by(-1),
+        ArrowRight: by(1),
+        ArrowUp: () => this.go(this.position - this.data.length),
+        ArrowDown: () => this.go(this.position + this.data.length),
+        w: () => this.go(this.data.worst),
+        n: () => this.other(1),
+        p: () => this.other(-1),
+      },
+      () => this.data.kl !== undefined,
+    );
     this.chart.addEventListener("pointermove", (event) => this.hover(this.at(event)));
     this.chart.addEventListener("pointerleave", () => this.hover(null));
     this.chart.addEventListener("click", (event) => this.go(this.at(event)));
@@ -77,7 +89,9 @@ class LogitsPanel {
   // The worst token below the pointer: several can share a pixel.
   at(event) {
     const box = this.chart.getBoundingClientRect();
-    const [from, to] = [0, 1].map((add) => Math.floor(((event.clientX - box.left - LEFT + add) / (box.width - LEFT)) * this.data.kl.length));
+    const [from, to] = [0, 1].map((add) =>
+      Math.floor(((event.clientX - box.left - LEFT + add) / (box.width - LEFT)) * this.data.kl.length),
+    );
     let best = Math.max(0, Math.min(this.data.kl.length - 1, from));
     for (let i = best; i < Math.min(to, this.data.kl.length); i += 1) if (this.value(i) > this.value(best)) best = i;
     return best;
@@ -101,14 +115,20 @@ class LogitsPanel {
   }
 
   other(by) {
-    for (let i = this.position + by; i >= 0 && i < this.data.agree.length; i += by) if (!this.data.agree[i]) return this.go(i);
+    for (let i = this.position + by; i >= 0 && i < this.data.agree.length; i += by)
+      if (!this.data.agree[i]) return this.go(i);
     this.live.say("no further token with another first choice");
   }
 
   words(index) {
     const { length, text, agree, kl } = this.data;
     const place = `sequence ${Math.floor(index / length)}, token ${index % length}`;
-    return [place, text ? `after “${text[index]}”` : "", `KL ${kl[index] === null ? "not finite" : `${number(kl[index], 4)} nats`}`, agree[index] ? "same first choice" : "another first choice"].filter(Boolean);
+    return [
+      place,
+      text ? `after “${text[index]}”` : "",
+      `KL ${kl[index] === null ? "not finite" : `${number(kl[index], 4)} nats`}`,
+      agree[index] ? "same first choice" : "another first choice",
+    ].filter(Boolean);
   }
 
   read(index) {
@@ -123,10 +143,12 @@ class LogitsPanel {
     const ctx = size(this.canvas, width, HEIGHT);
     const { kl, agree, length } = this.data;
     const top = Math.log10(Math.max(1e-3, ...kl.map((value) => value ?? 0)));
-    const y = (value) => 8 + (HEIGHT - 26) * (1 - (Math.log10(Math.max(value, FLOOR)) - Math.log10(FLOOR)) / (top - Math.log10(FLOOR)));
+    const y = (value) =>
+      8 + (HEIGHT - 26) * (1 - (Math.log10(Math.max(value, FLOOR)) - Math.log10(FLOOR)) / (top - Math.log10(FLOOR)));
     const step = (width - LEFT) / kl.length;
     ctx.font = `10.5px ${colours.font}`;
-    for (let decade = Math.ceil(Math.log10(FLOOR)) + 3; decade <= top; decade += 3) this.line(ctx, y(10 ** decade), decade, colours);
+    for (let decade = Math.ceil(Math.log10(FLOOR)) + 3; decade <= top; decade += 3)
+      this.line(ctx, y(10 ** decade), decade, colours);
     ctx.translate(LEFT, 0);
     kl.forEach((value, i) => {
       const high = value === null ? 8 : y(value);
@@ -163,8 +185,18 @@ class LogitsPanel {
 
   choices() {
     const found = this.data.tables[this.position];
-    if (!found) return this.tables.replaceChildren(h("p", { class: "ck-quiet" }, "The candidates of this token are not kept: its divergence is among the smaller ones."));
-    this.tables.replaceChildren(this.table("source", found.source, found.target), this.table("target", found.target, found.source));
+    if (!found)
+      return this.tables.replaceChildren(
+        h(
+          "p",
+          { class: "ck-quiet" },
+          "The candidates of this token are not kept: its divergence is among the smaller ones.",
+        ),
+      );
+    this.tables.replaceChildren(
+      this.table("source", found.source, found.target),
+      this.table("target", found.target, found.source),
+    );
   }
 
   // Candidates with their probability, and where the other model ranks them.
@@ -173,21 +205,57 @@ class LogitsPanel {
       const there = other.findIndex(([token]) => token === text);
       const moved = there < 0 ? "not there" : there === i ? "same" : there < i ? `↑ ${there + 1}` : `↓ ${there + 1}`;
       const bar = h("i", { style: `width:${((probability ?? 0) * 100).toFixed(1)}%` });
-      return h("tr", { class: there === i ? "" : "is-moved" }, h("td", { class: "ck-num ck-quiet" }, String(i + 1)), h("td", {}, h("code", {}, text)),
-        h("td", { class: "ck-prob" }, bar), h("td", { class: "ck-num" }, probability === null ? "not finite" : number(probability)), h("td", { class: "ck-quiet" }, moved));
+      return h(
+        "tr",
+        { class: there === i ? "" : "is-moved" },
+        h("td", { class: "ck-num ck-quiet" }, String(i + 1)),
+        h("td", {}, h("code", {}, text)),
+        h("td", { class: "ck-prob" }, bar),
+        h("td", { class: "ck-num" }, probability === null ? "not finite" : number(probability)),
+        h("td", { class: "ck-quiet" }, moved),
+      );
     });
-    return h("table", {}, h("caption", {}, `${name}: first choices`), h("thead", {}, h("tr", {}, ["", "token", "", "probability", "in the other"].map((text) => h("th", { scope: "col" }, text)))), h("tbody", {}, rows));
+    return h(
+      "table",
+      {},
+      h("caption", {}, `${name}: first choices`),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["", "token", "", "probability", "in the other"].map((text) => h("th", { scope: "col" }, text)),
+        ),
+      ),
+      h("tbody", {}, rows),
+    );
   }
 
   greedy() {
     const { greedy } = this.data;
     if (!greedy) return [];
     const said = greedy.first === null ? "agrees" : `parts at new token ${greedy.first}`;
-    const row = (name, tokens, others) => h("div", { class: "ck-tokens" }, h("b", {}, name), tokens.map((text, i) => {
-      const first = greedy.first !== null && text !== others[i] && tokens.slice(0, i).every((t, j) => t === others[j]);
-      return h("span", { class: text === others[i] ? "" : "is-other" }, first ? h("mark", { title: "first difference" }, "▸") : null, text);
-    }));
-    const pairs = greedy.source.flatMap((own, i) => [row("source", own, greedy.target[i]), row("target", greedy.target[i], own)]);
+    const row = (name, tokens, others) =>
+      h(
+        "div",
+        { class: "ck-tokens" },
+        h("b", {}, name),
+        tokens.map((text, i) => {
+          const first =
+            greedy.first !== null && text !== others[i] && tokens.slice(0, i).every((t, j) => t === others[j]);
+          return h(
+            "span",
+            { class: text === others[i] ? "" : "is-other" },
+            first ? h("mark", { title: "first difference" }, "▸") : null,
+            text,
+          );
+        }),
+      );
+    const pairs = greedy.source.flatMap((own, i) => [
+      row("source", own, greedy.target[i]),
+      row("target", greedy.target[i], own),
+    ]);
     return [h("h4", {}, `greedy decoding ${said}`), ...pairs];
   }
 }

@@ -25,16 +25,59 @@ class VerdictPanel {
   }
 
   show() {
-    const { verdict, sentence, facts, findings, left, left_title: title, unexercised, measured } = this.model.get("data");
+    const {
+      verdict,
+      sentence,
+      facts,
+      findings,
+      left,
+      left_title: title,
+      unexercised,
+      measured,
+    } = this.model.get("data");
     const chosen = this.model.get("finding");
-    const fold = (heading, lines) => lines.length ? [h("details", {}, h("summary", { "data-lm-suppress-shortcuts": "true" }, heading), h("ul", {}, lines.map((line) => h("li", {}, line))))] : [];
-    const block = (finding) => h("div", { class: `ck-found ${finding.number === chosen ? "is-chosen" : ""}` }, findingBlock(finding),
-      button("show", `show finding ${finding.number} in the other panels`, () => this.choose(finding.number), { "aria-pressed": String(finding.number === chosen) }));
+    const fold = (heading, lines) =>
+      lines.length
+        ? [
+            h(
+              "details",
+              {},
+              h("summary", { "data-lm-suppress-shortcuts": "true" }, heading),
+              h(
+                "ul",
+                {},
+                lines.map((line) => h("li", {}, line)),
+              ),
+            ),
+          ]
+        : [];
+    const block = (finding) =>
+      h(
+        "div",
+        { class: `ck-found ${finding.number === chosen ? "is-chosen" : ""}` },
+        findingBlock(finding),
+        button("show", `show finding ${finding.number} in the other panels`, () => this.choose(finding.number), {
+          "aria-pressed": String(finding.number === chosen),
+        }),
+      );
     this.root.replaceChildren(
-      h("h2", { class: `ck-verdict is-${verdict.name}` }, h("span", { "aria-hidden": "true" }, `${verdict.mark} `), verdict.badge),
+      h(
+        "h2",
+        { class: `ck-verdict is-${verdict.name}` },
+        h("span", { "aria-hidden": "true" }, `${verdict.mark} `),
+        verdict.badge,
+      ),
       h("p", { class: "ck-sentence" }, sentence),
-      h("dl", { class: "ck-facts" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
-      ...findings.map(block), ...fold(title, left), ...fold("parameters the probe did not reach", unexercised), ...fold("how this was measured", measured));
+      h(
+        "dl",
+        { class: "ck-facts" },
+        facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+      ),
+      ...findings.map(block),
+      ...fold(title, left),
+      ...fold("parameters the probe did not reach", unexercised),
+      ...fold("how this was measured", measured),
+    );
   }
 }
 

@@ -41,6 +41,11 @@ function spelled(key) {
   return key === " " ? "Space" : key === "+" ? "Plus" : key;
 }
 
+// What a screen reader says of an element that is driven by keys.
+export function spoken(what, pairs) {
+  return `${what}. ${pairs.map((pair) => pair.join(": ")).join("; ")}`;
+}
+
 // A line of keys and what they do.
 export function keyLine(pairs) {
   return h("p", { class: "ck-keys" }, ...pairs.map(([key, text]) => h("span", {}, h("kbd", {}, key), ` ${text}`)));
@@ -53,7 +58,11 @@ export function announcer() {
 }
 
 export function button(label, title, action, attributes = {}) {
-  return h("button", { type: "button", title, onclick: action, "data-lm-suppress-shortcuts": "true", ...attributes }, label);
+  return h(
+    "button",
+    { type: "button", title, onclick: action, "data-lm-suppress-shortcuts": "true", ...attributes },
+    label,
+  );
 }
 
 // A canvas of `width` by `height` CSS pixels, sharp on any screen; the context draws in CSS pixels.

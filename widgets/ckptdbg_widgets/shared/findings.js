@@ -10,18 +10,39 @@ export function diff(lines) {
 }
 
 export function repairLine(repair) {
-  const state = repair.verified ? h("b", { class: "is-verified" }, "✓ verified by running the whole model again") : h("b", {}, "candidate, not verified");
+  const state = repair.verified
+    ? h("b", { class: "is-verified" }, "✓ verified by running the whole model again")
+    : h("b", {}, "candidate, not verified");
   const ratios = repair.after === null ? null : `: ratio ${number(repair.before)} becomes ${number(repair.after)}`;
   return h("p", {}, state, ratios);
 }
 
 export function findingBlock(finding) {
-  const list = (title, lines) => (lines.length ? [h("h4", {}, title), h("ul", {}, lines.map((line) => h("li", {}, line)))] : []);
+  const list = (title, lines) =>
+    lines.length
+      ? [
+          h("h4", {}, title),
+          h(
+            "ul",
+            {},
+            lines.map((line) => h("li", {}, line)),
+          ),
+        ]
+      : [];
   const { repair } = finding;
-  return h("article", { class: `ck-finding ${finding.effect === "none" ? "is-quiet" : ""}` },
-    h("h4", { class: "ck-title" }, `${finding.number}. ${finding.title}`, h("span", { class: "ck-chip" }, `cause: ${finding.cause}`)),
+  return h(
+    "article",
+    { class: `ck-finding ${finding.effect === "none" ? "is-quiet" : ""}` },
+    h(
+      "h4",
+      { class: "ck-title" },
+      `${finding.number}. ${finding.title}`,
+      h("span", { class: "ck-chip" }, `cause: ${finding.cause}`),
+    ),
     h("p", {}, finding.explanation),
     repair ? [repairLine(repair), diff(repair.lines)] : null,
     repair?.also.length ? h("p", { class: "ck-quiet" }, `as good: ${repair.also.join("; ")}`) : null,
-    list("evidence", finding.evidence), list("excluded", finding.excluded));
+    list("evidence", finding.evidence),
+    list("excluded", finding.excluded),
+  );
 }

@@ -12,7 +12,13 @@ export function drawLayer(canvas, layers, which, view) {
   const [sx, sy] = [canvas.width / view.width, canvas.height / view.height];
   const [across, down] = [(window.right - window.left) * sx, (window.bottom - window.top) * sy];
   // No more bins than device pixels, so that drawing leaves none of them out.
-  const pooled = worstOf(layers.score[which], layers.columns, window, Math.max(1, Math.floor(down)), Math.max(1, Math.floor(across)));
+  const pooled = worstOf(
+    layers.score[which],
+    layers.columns,
+    window,
+    Math.max(1, Math.floor(down)),
+    Math.max(1, Math.floor(across)),
+  );
   const small = document.createElement("canvas");
   [small.width, small.height] = [pooled.columns, pooled.rows];
   small.getContext("2d").putImageData(paint(layers, which, pooled), 0, 0);
@@ -45,7 +51,10 @@ export function drawOver(ctx, box, pooled, layers, view, { cursor, hovered, chos
 function markBad(ctx, [x, y], sx, sy, colours) {
   const [cx, cy] = [x + sx / 2, y + sy / 2];
   const r = Math.max(4, Math.min(sx, sy) / 2 - 3);
-  for (const [colour, width] of [[colours.paper, 3], [colours.ink, 1.3]]) {
+  for (const [colour, width] of [
+    [colours.paper, 3],
+    [colours.ink, 1.3],
+  ]) {
     ctx.strokeStyle = colour;
     ctx.lineWidth = width;
     ctx.beginPath();
@@ -63,12 +72,20 @@ function markBad(ctx, [x, y], sx, sy, colours) {
 
 function cross(ctx, [x, y], sx, sy, box, colours) {
   const [cx, cy] = [x + sx / 2, y + sy / 2];
-  for (const [colour, width] of [[colours.paper, 3], [colours.ink, 1]]) {
+  for (const [colour, width] of [
+    [colours.paper, 3],
+    [colours.ink, 1],
+  ]) {
     ctx.strokeStyle = colour;
     ctx.globalAlpha = 0.75;
     ctx.lineWidth = width;
     ctx.beginPath();
-    for (const [x1, y1, x2, y2] of [[0, cy, cx - 7, cy], [cx + 7, cy, box.width, cy], [cx, 0, cx, cy - 7], [cx, cy + 7, cx, box.height]]) {
+    for (const [x1, y1, x2, y2] of [
+      [0, cy, cx - 7, cy],
+      [cx + 7, cy, box.width, cy],
+      [cx, 0, cx, cy - 7],
+      [cx, cy + 7, cx, box.height],
+    ]) {
       ctx.moveTo(x1, y1);
       ctx.lineTo(x2, y2);
     }

@@ -74,6 +74,10 @@ export function words({ columns, mode, info, values }, cell) {
   const apart = values[2][cell];
   const times = info.noise && Math.abs(apart) < Infinity ? ` (${number(Math.abs(apart) / info.noise)} × noise)` : "";
   const what = mode === "heads" ? "rms " : "";
-  return [`${names[0]} ${label("row_labels", row)}, ${names[1]} ${label("column_labels", column)}`,
-    `${what}source ${number(values[0][cell], 6)}`, `${what}target ${number(values[1][cell], 6)}`, `${what}difference ${number(apart, 4)}${times}`];
+  return [
+    `${names[0]} ${label("row_labels", row)}, ${names[1]} ${label("column_labels", column)}`,
+    `${what}source ${number(values[0][cell], 6)}`,
+    `${what}target ${number(values[1][cell], 6)}`,
+    `${what}difference ${number(apart, 4)}${times}`,
+  ];
 }

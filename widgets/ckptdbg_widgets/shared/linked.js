@@ -9,10 +9,16 @@ export function show(widgets) {
 }
 
 // `models` by kind of widget; any may be missing.
-export function connect({ divergence_map: map, layer_stepper: stepper, mapping_panel: mapping, verdict_panel: verdict }) {
+export function connect({
+  divergence_map: map,
+  layer_stepper: stepper,
+  mapping_panel: mapping,
+  verdict_panel: verdict,
+}) {
   const { sites, suspects } = map.get("data");
   const keyOf = ({ site, port, order }) => ({ site, port, order });
-  const indexOf = (selected) => sites.findIndex((s) => s.order === selected?.order && s.site === selected.site && s.port === selected.port);
+  const indexOf = (selected) =>
+    sites.findIndex((s) => s.order === selected?.order && s.site === selected.site && s.port === selected.port);
   const entry = (index) => index >= 0 && mapping?.set("entry", suspects[index]);
   let showing = false;
   map.on("change:selected", () => {

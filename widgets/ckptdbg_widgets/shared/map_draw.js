@@ -27,7 +27,9 @@ export function measure(data, width, font) {
   const grouped = data.columns.some((column) => column.group);
   const heading = Math.ceil(longest * 0.94 + 12 + (ports ? 13 : 0) + (grouped ? 22 : 0));
   const { tops, bottom } = stack(data.rows, row, heading);
-  const origins = shown.map((_, i) => (beside ? [left + i * (cell * widest + GAP), 20] : [left, 20 + i * (bottom + 34)]));
+  const origins = shown.map((_, i) =>
+    beside ? [left + i * (cell * widest + GAP), 20] : [left, 20 + i * (bottom + 34)],
+  );
   const height = origins.at(-1)[1] + bottom + 4;
   const hit = (x, y) => {
     for (const [ox, oy] of origins) {
@@ -46,7 +48,8 @@ function stack(rows, row, heading) {
   let y = 0;
   rows.forEach(({ kind }, index) => {
     const before = rows[index - 1]?.kind;
-    if (kind === "layer" && before !== "layer") y += index === rows.findIndex((r) => r.kind === "layer") ? heading + 4 : 6;
+    if (kind === "layer" && before !== "layer")
+      y += index === rows.findIndex((r) => r.kind === "layer") ? heading + 4 : 6;
     else if (index > 0 && kind === "outside") y += before === "layer" ? 8 : 2;
     tops.push(y);
     y += row;
@@ -169,7 +172,9 @@ function heading(ctx, data, layout, colours, title, hint) {
   const entries = runs(data.columns, (column) => column.name);
   if (layout.ports) data.columns.forEach((column, i) => port(ctx, column, i, layout, bottom, colours));
   entries.forEach((run) => leaf(ctx, run, layout, bottom - (layout.ports ? 13 : 0), data, colours));
-  groups.filter((run) => run.item.group).forEach((run) => bracket(ctx, run, layout, bottom - layout.heading + 18, colours));
+  groups
+    .filter((run) => run.item.group)
+    .forEach((run) => bracket(ctx, run, layout, bottom - layout.heading + 18, colours));
 }
 
 function runs(columns, name) {
@@ -187,7 +192,11 @@ function port(ctx, column, index, layout, y, colours) {
   ctx.font = `9.5px ${colours.font}`;
   ctx.textAlign = "center";
   const name = column.port;
-  ctx.fillText(ctx.measureText(name).width > layout.cell - 1 ? name.slice(0, 1) : name, (index + 0.5) * layout.cell - 0.5, y);
+  ctx.fillText(
+    ctx.measureText(name).width > layout.cell - 1 ? name.slice(0, 1) : name,
+    (index + 0.5) * layout.cell - 0.5,
+    y,
+  );
 }
 
 function leaf(ctx, { item, start, end }, layout, y, data, colours) {

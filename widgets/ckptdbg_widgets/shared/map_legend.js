@@ -19,14 +19,49 @@ export function legend(data, scale) {
   const step = Math.ceil(scale.top / 6);
   const decades = Array.from({ length: Math.floor(scale.top / step) + 1 }, (_, i) => 10 ** (i * step));
   const { suspect, divergent } = data.noise;
-  const bar = h("div", { class: "ck-scale", role: "img", "aria-label": `Colour: error over rounding noise, from 1 to 1e${scale.top.toFixed(1)} on a log scale. Noise up to ${suspect}, divergent from ${divergent}.` },
-    h("div", { class: "ck-bar", style: `background:${gradient("viridis")}` },
-      h("i", { class: "ck-floor", style: at(suspect) }), h("i", { class: "ck-limit", style: at(divergent) })),
-    h("div", { class: "ck-marks" },
+  const bar = h(
+    "div",
+    {
+      class: "ck-scale",
+      role: "img",
+      "aria-label": `Error over rounding noise on a log scale. Noise up to ${suspect}, divergent from ${divergent}.`,
+    },
+    h(
+      "div",
+      { class: "ck-bar", style: `background:${gradient("viridis")}` },
+      h("i", { class: "ck-floor", style: at(suspect) }),
+      h("i", { class: "ck-limit", style: at(divergent) }),
+    ),
+    h(
+      "div",
+      { class: "ck-marks" },
       h("span", { style: `right:${(100 - 100 * scale.fraction(suspect)).toFixed(2)}%` }, `noise < ${number(suspect)}`),
-      h("span", { class: "divergent", style: at(divergent) }, `${number(divergent)} divergent`)),
-    h("div", { class: "ck-ticks" }, decades.map((value) => h("span", { style: at(value) }, value >= 1e3 ? `1e${Math.round(Math.log10(value))}` : String(value)))));
-  const key = (kind, text) => h("span", { class: "ck-key" }, h("i", { class: `ck-swatch ${kind}` }, { "is-bad": "×", "is-chosen": "●" }[kind] ?? ""), text);
-  return h("div", { class: "ck-legend" }, bar, h("span", { class: "ck-quiet" }, "times rounding noise"),
-    key("is-first", "first divergence"), key("is-beyond", "beyond divergent"), key("is-bad", "not finite"), key("is-none", "not compared"), key("is-chosen", "selected"));
+      h("span", { class: "divergent", style: at(divergent) }, `${number(divergent)} divergent`),
+    ),
+    h(
+      "div",
+      { class: "ck-ticks" },
+      decades.map((value) =>
+        h("span", { style: at(value) }, value >= 1e3 ? `1e${Math.round(Math.log10(value))}` : String(value)),
+      ),
+    ),
+  );
+  const key = (kind, text) =>
+    h(
+      "span",
+      { class: "ck-key" },
+      h("i", { class: `ck-swatch ${kind}` }, { "is-bad": "×", "is-chosen": "●" }[kind] ?? ""),
+      text,
+    );
+  return h(
+    "div",
+    { class: "ck-legend" },
+    bar,
+    h("span", { class: "ck-quiet" }, "times rounding noise"),
+    key("is-first", "first divergence"),
+    key("is-beyond", "beyond divergent"),
+    key("is-bad", "not finite"),
+    key("is-none", "not compared"),
+    key("is-chosen", "selected"),
+  );
 }

@@ -62,7 +62,8 @@ export function ranking(score, most) {
   const sorted = Float32Array.from(score).sort();
   const limit = sorted[Math.max(0, sorted.length - most)];
   const found = [];
-  for (let i = 0; i < score.length && found.length < 4 * most; i += 1) if (score[i] >= limit && score[i] > 0) found.push(i);
+  for (let i = 0; i < score.length && found.length < 4 * most; i += 1)
+    if (score[i] >= limit && score[i] > 0) found.push(i);
   return found.sort((a, b) => score[b] - score[a] || a - b).slice(0, most);
 }
 

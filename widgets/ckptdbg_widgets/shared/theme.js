@@ -9,7 +9,9 @@ export function isDark() {
   if (kind !== null) return /dark|high-contrast$/.test(kind);
   const wanted = document.documentElement.getAttribute("theme");
   if (wanted !== null) return wanted === "dark";
-  const [r, g, b, a = 1] = (getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+  const [r, g, b, a = 1] = (getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g) ?? [0, 0, 0, 0]).map(
+    Number,
+  );
   if (a > 0) return 0.3 * r + 0.59 * g + 0.11 * b < 128;
   return window.matchMedia("(prefers-color-scheme: dark)").matches;
 }
