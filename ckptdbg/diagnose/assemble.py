@@ -12,6 +12,7 @@ from typing import Any
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.noise import DIVERGENT, METHOD, SUSPECT
 from ckptdbg.diagnose import summary, verdict
+from ckptdbg.diagnose.coverage import propose
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.result import Finding, Noise, Result
 
@@ -38,6 +39,7 @@ def assemble(
         found.append(verdict.unexplained(comparison))
     missing = summary.not_compared(comparison, omitted)
     undecided = summary.undecided(comparison, mapping)
+    coverage, cover = summary.coverage(comparison), about.probe.get("tokens") == "cover"
     return Result(
         verdict=verdict.decide(comparison, found, undecided),
         first_divergence=verdict.first_divergence(comparison),
@@ -46,7 +48,7 @@ def assemble(
         not_compared=[*missing, *undecided],
         noise=Noise(method=METHOD, suspect=SUSPECT, divergent=DIVERGENT),
         logits=summary.logits(comparison),
-        coverage=summary.coverage(comparison),
+        coverage=coverage.model_copy(update={"proposal": propose(coverage.unexercised, cover)}),
         probe=about.probe,
         environment=about.environment,
         timings=about.timings,

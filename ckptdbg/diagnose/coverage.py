@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -41,8 +41,12 @@ def measure_coverage(
         rows.append(_row(name, mapping, reach, rms(values)))
         unseen += _unseen(name, mapping, reach)
     unseen += _beyond(window, comparison)
-    proposal = "probe: {tokens: cover}" if unseen and not cover else None
-    return known.model_copy(update={"tensors": rows, "unseen": unseen, "proposal": proposal})
+    return known.model_copy(update={"tensors": rows, "unseen": unseen, "proposal": propose(unseen, cover)})
+
+
+def propose(unseen: Sequence[str], cover: bool) -> str | None:
+    """A probe that would see more, where there is one; ``cover`` says that this one covers what it can."""
+    return "probe: {tokens: cover}" if unseen and not cover else None
 
 
 def _row(name: str, mapping: BoundMapping, reach: Reach, size: float) -> Exercised:

@@ -34,6 +34,8 @@ def dumps(result: Result) -> str:
         blocks += ["## Parameters the probe did not reach", names]
     if result.coverage.tensors:
         blocks += _coverage(result.coverage)
+    if result.coverage.proposal is not None:
+        blocks.append(f"A probe that sees more: {code(result.coverage.proposal)}")
     return "\n\n".join(blocks) + "\n"
 
 
@@ -47,8 +49,6 @@ def _coverage(coverage: Coverage) -> list[str]:
     blocks = ["## Coverage", MEANING, _table(HEADINGS, rows)]
     if coverage.unseen:
         blocks += ["Not seen by this probe:", "\n".join(f"- {prose(line)}" for line in coverage.unseen)]
-    if coverage.proposal is not None:
-        blocks.append(f"A probe that sees more: {code(coverage.proposal)}")
     return blocks
 
 

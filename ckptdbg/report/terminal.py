@@ -47,6 +47,8 @@ def show(result: Result, console: Console) -> None:
                 console.print(part)
     if result.coverage.tensors:
         _show_coverage(result, console)
+    if result.coverage.proposal is not None:
+        console.print(Text(f"a probe that sees more: {visible(result.coverage.proposal)}"), soft_wrap=True)
     if result.logits is not None:
         console.print(Text(_logits(result.logits)), soft_wrap=True)
         for tip in result.logits.tips:
@@ -128,8 +130,6 @@ def _show_coverage(result: Result, console: Console) -> None:
     console.print("\nthe smallest relative change that the probe shows", table, sep="\n")
     for line in result.coverage.unseen:
         console.print(Text(f"not seen: {visible(line)}"), soft_wrap=True)
-    if result.coverage.proposal is not None:
-        console.print(Text(f"a probe that sees more: {visible(result.coverage.proposal)}"), soft_wrap=True)
 
 
 def _left_out(sites: int, layers: int) -> str:

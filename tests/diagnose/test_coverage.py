@@ -5,6 +5,7 @@ import pytest
 
 from ckptdbg.compare.noise import DIVERGENT
 from ckptdbg.config import load_config
+from ckptdbg.diagnose.coverage import propose
 from ckptdbg.diagnose.nudges import rms
 from ckptdbg.samples.build import build_sample
 from ckptdbg.session import open_session
@@ -93,6 +94,12 @@ def test_a_key_bias_is_not_seen_because_softmax_takes_it_away(measured):
     assert key.element is None
     assert key.unseen == key.elements
     assert all(r.element is not None for name, r in rows.items() if "key" not in name)
+
+
+def test_a_covering_probe_is_proposed_only_where_it_helps():
+    assert propose(["embedding: 3 of 9 are never met"], cover=False) == "probe: {tokens: cover}"
+    assert propose(["embedding: 3 of 9 are never met"], cover=True) is None
+    assert propose([], cover=False) is None
 
 
 def covering(folder, pair, **sizes):

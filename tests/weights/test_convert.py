@@ -67,6 +67,18 @@ def test_reverse_gives_the_source_back(sample, tmp_path):
     assert (tmp_path / "back" / "config.json").read_text() == (sample.parent / "source" / "config.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("pair", "left"), [("mixtral_to_jax", set()), ("bert_to_jax", {"pooler.dense.bias", "pooler.dense.weight"})]
+)
+def test_there_and_back_again_is_exact(pair, left, tmp_path):
+    config = build_sample(tmp_path, pair)
+    done = run(config, "-o", tmp_path / "back", "--reverse")
+    assert done.exit_code == 0, done.stderr
+    back, source = tensors_of(tmp_path / "back"), tensors_of(tmp_path / "source")
+    assert {line.split(":")[0] for line in done.stdout.splitlines()[:-1]} == left
+    assert same(back, {name: value for name, value in source.items() if name not in left})
+
+
 def test_a_dtype_is_for_floating_point_tensors(sample, tmp_path):
     assert run(sample, "-o", tmp_path / "o.safetensors", "--dtype", "bfloat16").exit_code == 0
     assert {spec.dtype for spec in open_checkpoint(tmp_path / "o.safetensors").specs.values()} == {"bfloat16"}
