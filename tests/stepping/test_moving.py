@@ -119,6 +119,7 @@ def test_what_a_verb_returns_is_escaped_for_a_notebook(torch_stepper, monkeypatc
 
 
 def test_the_verbs_of_a_session_share_one_cursor(on_torch):
+    vars(on_torch).pop("stepper", None)
     first = on_torch.cont()
     assert on_torch.where().order == first.order == on_torch.stepper.where().order
     assert on_torch.step().order == first.order + 1
