@@ -34,7 +34,7 @@ class Row:
 
 
 def rows_of(coverage: Coverage) -> list[Row]:
-    """One row per entry, in the order of the mapping; empty where coverage was not measured."""
+    """One row per entry, in the order of the target's tensors; empty where coverage was not measured."""
     groups: dict[str, list[Exercised]] = defaultdict(list)
     for tensor in coverage.tensors:
         groups[tensor.entry or tensor.tensor].append(tensor)
