@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from contextlib import chdir
 from pathlib import Path
 
 from lab import Notebook, launch, opened
@@ -16,23 +17,28 @@ import ckptdbg
 from ckptdbg.samples import DEMO_FAULTS, build_sample
 from ckptdbg_widgets import export
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "pictures"
 WIDTH = 1280
+SAMPLE = "ckptdbg-demo"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
-DOCUMENT = ".jp-Notebook .jp-WindowedPanel-inner"
+WINDOWS = """() => {
+  window.jupyterapp.commands.execute("application:toggle-left-area");
+  document.querySelector(".ck-map").closest(".jp-CodeCell").scrollIntoView({block: "start"});
+}"""
+# Folders of the machine that takes the pictures are nobody's business.
+WITHOUT_FOLDERS = """(folder) => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) walker.currentNode.data = walker.currentNode.data.replaceAll(folder, "");
+}"""
 
 
 def exported(folder: Path) -> Path:
     """The page that a comparison of the demo exports."""
-    session = ckptdbg.open(build_sample(folder, faults=DEMO_FAULTS))
-    result = session.compare()
-    return export(
-        result,
-        folder / "page.html",
-        comparison=session.comparison,
-        mapping=session.mapping,
-        ids=session.inputs["input_ids"],
-    )
+    with chdir(folder):  # files are named from where a person works
+        session = ckptdbg.open(build_sample(SAMPLE, faults=DEMO_FAULTS))
+        result, ids = session.compare(), session.inputs["input_ids"]
+        return export(result, folder / "page.html", comparison=session.comparison, mapping=session.mapping, ids=ids)
 
 
 def of_page(browser: Browser, file: Path, folder: Path) -> None:
@@ -42,21 +48,24 @@ def of_page(browser: Browser, file: Path, folder: Path) -> None:
         page.goto(file.as_uri())
         page.wait_for_selector("canvas")
         page.wait_for_timeout(500)  # the first drawing follows the layout
+        page.evaluate(WITHOUT_FOLDERS, f"{ROOT}/")
         page.screenshot(path=folder / f"page-{theme}.png", full_page=True)
         page.locator(".ck-map").first.screenshot(path=folder / f"map-{theme}.png")
         page.close()
 
 
-def of_notebook(browser: Browser, work: Path, folder: Path) -> None:
-    """The debug notebook after all its cells ran."""
-    with opened(work, home=work / "home") as lab:
-        page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
+def of_notebook(browser: Browser, work: Path, home: Path, folder: Path) -> None:
+    """The debugger's windows in the debug notebook, after all its cells ran."""
+    with opened(work, home=home) as lab:
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1500})
         shown = Notebook.open(page, lab, "debug.ipynb")
         shown.run_all()
         if failures := shown.failures():
             raise SystemExit(f"the notebook failed: {failures}")
+        page.evaluate(WINDOWS)
         for theme, name in THEMES.items():
             _use(page, name)
+            page.evaluate(WITHOUT_FOLDERS, f"{ROOT}/")
             page.screenshot(path=folder / f"notebook-{theme}.png")
         shown.stop()
 
@@ -69,10 +78,10 @@ def _use(page: Page, theme: str) -> None:
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         browser = launch(playwright)
-        of_page(browser, exported(Path(work, "sample")), folder)
-        of_notebook(browser, Path(work), folder)
+        of_page(browser, exported(Path(work)), folder)
+        of_notebook(browser, Path(work), Path(home), folder)
         browser.close()
 
 

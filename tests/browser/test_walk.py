@@ -26,7 +26,6 @@ def walk(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator
         shown = Notebook.open(page, lab, "debug.ipynb")
         shown.run_all()
         yield shown
-        shown.stop()
         page.close()
 
 
@@ -96,3 +95,12 @@ def test_undo_brings_the_fault_back(walk):
 
 def test_nothing_was_complained_of(walk):
     assert walk.errors == []
+
+
+def test_saved_and_opened_again_without_its_kernel_it_still_shows_the_verdict(walk, browser):
+    walk.save()
+    walk.stop()
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    Notebook.open(page, walk.lab, "debug.ipynb")
+    expect(page.locator(".jp-RenderedMarkdown h1", has_text="Divergent")).to_be_visible()
+    page.close()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from lab import Notebook
+from playwright.sync_api import expect
+
+from ckptdbg.cli.open import notebooks
 
 LARGE = """
 import numpy as np
@@ -73,3 +77,15 @@ def test_what_is_saved_holds_a_picture_and_no_widget_state(notebook, lab):
     assert "widgets" not in saved["metadata"]
     (output,) = saved["cells"][0]["outputs"]
     assert {"image/png", "text/plain"} <= output["data"].keys()
+
+
+def test_a_notebook_that_is_shipped_shows_verdict_and_pictures_before_any_cell_has_run(lab, page):
+    shutil.copy(notebooks() / "debug.ipynb", lab.folder / "shipped.ipynb")
+    shown = Notebook.open(page, lab, "shipped.ipynb")
+    expect(page.locator(".jp-RenderedMarkdown h1", has_text="Divergent")).to_be_visible()
+    picture = page.locator(".jp-RenderedImage img").first
+    picture.scroll_into_view_if_needed()
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 500
+    assert shown.errors == []
+    shown.stop()
