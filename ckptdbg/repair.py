@@ -8,6 +8,7 @@ in a run of the whole model on this probe and on a second seed.
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
-from ckptdbg.diagnose.definitions.causes import Definitions
+from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
-from ckptdbg.diagnose.findings import find
+from ckptdbg.diagnose.findings import find, template
 from ckptdbg.diagnose.regions import Place, find_places
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import exchange_partners
@@ -94,7 +95,7 @@ def diagnose(session: Session) -> Diagnosis:
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches)
-    left = _divergent(current) | _divergent_on_another_seed(session, state)
+    left = _left(current) | _left_on_another_seed(session, state)
     possible = session.stored is None and current is not session and _can_draw_again(session) and left <= state.seen
     done = [
         _finished(f, possible and not left & state.groups.get(f.site, {f.site}), session.unbound_mapping)
@@ -124,6 +125,11 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
 
     state.seen |= _divergent(session)
 
+    def looked_for(bench: Bench, places: list[Place]) -> Outcome:
+        suspects = suspects_of(comparison, places[0])
+        partners = exchange_partners(comparison, session.evidence, mapping, places)
+        return search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners)
+
     def solve(places: list[Place]) -> Outcome | None:
         sites = {site_name(comparison, p) for p in places}
         state.groups.setdefault(site_name(comparison, places[0]), set()).update(sites)
@@ -131,9 +137,15 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         if places[0].port == "out" or known is not None:
             return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
         session.progress(f"trying repairs for {len(places)} places")
-        suspects = suspects_of(comparison, places[0])
-        partners = exchange_partners(comparison, session.evidence, mapping, places)
-        outcome = search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners)
+        outcome = looked_for(bench, places)
+        behind = why.alongside(places) if outcome.mend is None else None
+        if behind is not None:
+            words, varied = behind
+            second = looked_for(Bench(varied, mapping, session.progress), places)
+            if second.mend is not None:
+                mends.append(second.mend)
+                note = f"it mends the place once the models define the same, which they do not: {words}"
+                return replace(second, causes=Causes(evidence=(note,)))
         if outcome.mend is not None:
             mends.append(outcome.mend)
             factor = any(edit.changes_factor for edit in outcome.mend.edits)
@@ -170,12 +182,23 @@ def definitions(session: Session, comparison: Comparison) -> Definitions:
     return Definitions(comparison, replay, differences, session.sizes)
 
 
-def _divergent_on_another_seed(session: Session, state: _State) -> set[str]:
+def _left_on_another_seed(session: Session, state: _State) -> set[str]:
     """Sites that still diverge on other tokens after all repairs; none are known where the source cannot be run
     here."""
     if session.stored is not None:
         return set()
-    return _divergent(session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1))
+    return _left(session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1))
+
+
+def _left(session: Session) -> set[str]:
+    """Sites that diverge and are not at noise either once the source has the settings that the target's configuration
+    names."""
+    comparison, groups = session.comparison, defaultdict(list)
+    for place in find_places(comparison):
+        groups[template(comparison, place)].append(place)
+    why = definitions(session, comparison)
+    left = [p for places in groups.values() if why.named(places) is None for p in places]
+    return {site_name(comparison, place) for place in left}
 
 
 def _divergent(session: Session) -> set[str]:

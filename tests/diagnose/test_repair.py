@@ -117,3 +117,15 @@ def test_the_mended_mapping_is_written_to_a_new_file_only(tmp_path):
     assert target.read_text().startswith(session.unbound_mapping.text.splitlines()[0])  # its author's comments stay
     with pytest.raises(MappingError, match="already"):
         session.diagnosis.write(target)
+
+
+@pytest.mark.slow
+def test_a_layout_and_a_definition_in_one_region_are_told_apart(tmp_path):
+    session = open_session(build_sample(tmp_path, PAIR, faults=("qkv-not-interleaved", "no-causal-mask")))
+    layout, definition = session.compare().findings
+    assert (layout.kind, definition.kind) == ("layout", "definition")
+    assert layout.repair is not None
+    assert layout.repair.verified
+    assert "causal mask" in layout.evidence[0]
+    assert definition.explanation.startswith("The causal mask differs")
+    assert session.diagnosis.mended

@@ -4,7 +4,7 @@ both models proves them, else as what fits the evidence."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
@@ -57,8 +57,12 @@ class Definitions:
         read = self._read(places)
         if read is not None:
             return read
-        proof = self.proof(places, _named_by_the_target) or self._together(places)
+        proof = self.named(places)
         return None if proof is None else self._proved(proof, places)
+
+    def named(self, places: Sequence[Place]) -> Proof | None:
+        """The settings of the target's configuration with which the source agrees at all places."""
+        return self.proof(places, _named_by_the_target) or self._together(places)
 
     def of(self, places: Sequence[Place]) -> Causes:
         """Everything that can be said of these places."""
@@ -81,8 +85,7 @@ class Definitions:
         whole = _with_merged(places)
         if self._trials is None or places[0].port == "out":
             return None
-        named = [next((c for c in g.candidates if _named_by_the_target(c)), None) for g in self._groups(places)]
-        chosen = [c for c in named if c is not None and c.meaning not in self._trials.without_effect]
+        chosen = self._named_candidates(places)
         proof = self._trials.prove(Group(chosen[0].meaning, [joined(chosen)]), whole) if len(chosen) > 1 else None
         for candidate in [*chosen] if proof is not None else []:
             fewer = [c for c in chosen if c is not candidate]
@@ -90,6 +93,26 @@ class Definitions:
             if simpler is not None:
                 chosen, proof = fewer, simpler
         return proof
+
+    def alongside(self, places: Sequence[Place]) -> tuple[str, Comparison] | None:
+        """The comparison with a source that is set as the target's configuration says, and those settings in words: for
+        a fault of the mapping that hides behind a definition. None where the configurations agree here."""
+        if self._trials is None or not isinstance(self.replay, Replay):
+            return None
+        chosen = self._named_candidates(places)
+        runs = self._trials.runs_with(joined(chosen)) if chosen else None
+        if runs is None:
+            return None
+        source = self.comparison.source
+        varied = replace(source, runs=replace(source.runs, isolated=runs))
+        words = "; ".join(f"{c.meaning.name}: {c.before} in the source, {c.after} in the target" for c in chosen)
+        return words, replace(self.comparison, source=varied)
+
+    def _named_candidates(self, places: Sequence[Place]) -> list[Candidate]:
+        """What the target's configuration says of every setting that reaches these places."""
+        assert self._trials is not None
+        named = [next((c for c in g.candidates if _named_by_the_target(c)), None) for g in self._groups(places)]
+        return [c for c in named if c is not None and c.meaning not in self._trials.without_effect]
 
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends

@@ -108,13 +108,19 @@ class Trials:
         except CkptdbgError:
             return None
 
-    def _confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
-        """Judge every place as a comparison would, with the model so set."""
+    def runs_with(self, candidate: Candidate) -> Runs | None:
+        """The isolated runs of the model so set; None where it cannot be run so."""
         self.runs += 3
         try:
             with self.replay.side.knobs.turned(candidate.changes):  # type: ignore[attr-defined]
-                runs = self.replay.runs()
+                return self.replay.runs()
         except CkptdbgError:
+            return None
+
+    def _confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
+        """Judge every place as a comparison would, with the model so set."""
+        runs = self.runs_with(candidate)
+        if runs is None:
             return None
         judged = [self._judged(runs, p, c) for p in places for c in p.consumers]
         if any(divergent for divergent, _ in judged):
