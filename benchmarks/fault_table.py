@@ -30,10 +30,10 @@ from ckptdbg.samples.faults import FAULTS
 from ckptdbg.samples.pairs import list_pairs
 
 RESULTS = OUT / "faults.json"
-PAIRED = 7
+PAIRED = 6
 """Pairs of faults in every conversion."""
 # The longest first, so that no worker is left with one at the end.
-_ORDER = ("qwen3_moe_to_jax", "gpt2_to_jax", "mixtral_to_jax", "llama_to_torch", "gemma2_to_jax", "llama_to_scan")
+_ORDER = ("qwen3_moe_to_jax", "gpt2_to_jax", "llama_to_scan", "llama_to_nnx", "llama_square_to_nnx", "mixtral_to_jax")
 
 
 @dataclass(frozen=True)
