@@ -95,8 +95,9 @@ def diagnose(session: Session) -> Diagnosis:
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches)
-    left = _left(current) | _left_on_another_seed(session, state)
-    possible = session.stored is None and current is not session and _can_draw_again(session) and left <= state.seen
+    possible = session.stored is None and current is not session and _can_draw_again(session)
+    left = _left(current) | _left_on_another_seed(current) if possible else set()
+    possible = possible and left <= state.seen
     done = [
         _finished(f, possible and not left & state.groups.get(f.site, {f.site}), session.unbound_mapping)
         for f in findings.values()
@@ -182,12 +183,9 @@ def definitions(session: Session, comparison: Comparison) -> Definitions:
     return Definitions(comparison, replay, differences, session.sizes)
 
 
-def _left_on_another_seed(session: Session, state: _State) -> set[str]:
-    """Sites that still diverge on other tokens after all repairs; none are known where the source cannot be run
-    here."""
-    if session.stored is not None:
-        return set()
-    return _left(session.repaired(state.mapping, state.patches, seed=session.config.probe.seed + 1))
+def _left_on_another_seed(mended: Session) -> set[str]:
+    """Sites that are left on other tokens after all repairs."""
+    return _left(mended.repaired(mended.unbound_mapping, {}, seed=mended.config.probe.seed + 1))
 
 
 def _left(session: Session) -> set[str]:

@@ -64,26 +64,43 @@ class Pairing:
         return ("in", self.inputs[anchor]), ("out", self.outputs[anchor])
 
 
+@dataclass(frozen=True)
+class SourceIndex:
+    """What pairing asks of the source's layouts again and again."""
+
+    uses: list[int]
+    by_tensor: dict[int, list[int]]
+    """The anchors that a source tensor takes part in, by its ordinal."""
+
+
+def index_source(layouts: Sequence[Layout]) -> SourceIndex:
+    """The index of all the source's layouts."""
+    by_tensor: dict[int, list[int]] = defaultdict(list)
+    for i, layout in enumerate(layouts):
+        for ordinal in layout.tensors:
+            by_tensor[ordinal].append(i)
+    return SourceIndex(count_uses(layouts), dict(by_tensor))
+
+
 def pair(
     source: Sequence[Anchor],
     source_layouts: Sequence[Layout],
     target: Sequence[Anchor],
     target_layouts: Sequence[Layout],
     uses: Sequence[int] | None = None,
+    index: SourceIndex | None = None,
 ) -> Pairing:
     """Pair the ports of all target anchors with source anchors. ``uses`` says of each target anchor which use of its
-    operand it is, where ``target`` is not the whole model."""
-    source_uses = count_uses(source_layouts)
+    operand it is, where ``target`` is not the whole model; ``index`` is that of the source's layouts, where they are
+    paired many times."""
+    index = index_source(source_layouts) if index is None else index
+    source_uses, by_tensor = index.uses, index.by_tensor
     target_uses = count_uses(target_layouts) if uses is None else uses
-    by_tensor: dict[int, list[int]] = defaultdict(list)
-    for i, layout in enumerate(source_layouts):
-        for ordinal in layout.tensors:
-            by_tensor[ordinal].append(i)
 
     inputs: list[FeatureMap | None] = []
     outputs: list[FeatureMap | None] = []
     for t, layout in enumerate(target_layouts):
-        candidates = sorted({s for ordinal in layout.tensors for s in by_tensor[ordinal]})
+        candidates = sorted({s for ordinal in layout.tensors for s in by_tensor.get(ordinal, ())})
         same_use = [s for s in candidates if source_uses[s] == target_uses[t]] or candidates
         near = [(s, source_layouts[s]) for s in same_use if _overlap(layout, source_layouts[s])]
         outputs.append(_pair_outputs(layout, near))

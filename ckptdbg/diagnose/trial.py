@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.compare.carry import Carried, carry
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.features import FeatureMap, count_uses, pair
+from ckptdbg.compare.features import FeatureMap, count_uses, index_source, pair
 from ckptdbg.compare.noise import Measure, measure, unit_roundoff
 from ckptdbg.diagnose.edit import Edit
 from ckptdbg.diagnose.regions import OUTPUT, Place
@@ -54,6 +54,7 @@ class Bench:
         own = enumerate(zip(runs.free.working.records, runs.isolated.promoted.records, strict=True))
         self._passed_on = [planted if i in outs or not comparison.alike else computed for i, (planted, computed) in own]
         self._uses = count_uses(comparison.target.anchors)
+        self._index = index_source(comparison.source.view.anchors)
         self.runs = 0
         self._deadline = time.monotonic() + SECONDS
 
@@ -128,8 +129,8 @@ class Bench:
             if layout is None:
                 self._ports[key] = (None, None)
             else:
-                uses = [self._uses[anchor]]
-                found = pair(source.graph.anchors, source.anchors, [target.graph.anchors[anchor]], [layout], uses)
+                own, uses = [target.graph.anchors[anchor]], [self._uses[anchor]]
+                found = pair(source.graph.anchors, source.anchors, own, [layout], uses, self._index)
                 self._ports[key] = (found.inputs[0], found.outputs[0])
         return self._ports[key]
 
