@@ -111,7 +111,7 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
         cut = f"the search for a repair was cut short after {outcome.tried} runs"
         return update | {
             "evidence": [cut, *update["evidence"]],
-            "explanation": _region_sentence(comparison, place, refs),
+            "explanation": _region_sentence(comparison, place, refs) + causes.likeliest,
         }
     return update | {
         "kind": "definition",
@@ -120,6 +120,7 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
         "explanation": (
             f"{_region_sentence(comparison, place, [])[:-1]}. No edit of {', '.join(r.name for r in refs)} mends it "
             f"({outcome.tried} tried): the two models define something differently here, or several faults meet."
+            f"{causes.likeliest}"
         ),
     }
 

@@ -60,6 +60,7 @@ def test_a_definition_fault_is_not_mended_and_says_what_was_excluded(tmp_path, m
     assert any("rotary order" in text for text in finding.excluded)
     assert any(text.startswith("fits the evidence: the activation function") for text in finding.evidence)
     assert "between layers." in finding.explanation
+    assert "What fits the evidence best: the activation function: the source has hidden_act" in finding.explanation
     assert not session.diagnosis.mended
 
 

@@ -20,6 +20,7 @@ from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import Place
 
 _MOST_LISTED = 5
+_FITS = "fits the evidence: "
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,12 @@ class Causes:
     """What was seen, then what fits it, the likeliest first."""
     excluded: tuple[str, ...] = ()
     """Settings that were tried and do not explain it."""
+
+    @property
+    def likeliest(self) -> str:
+        """What fits best where nothing is proved, as a sentence of its own; empty where nothing fits."""
+        fits = [line.removeprefix(_FITS) for line in self.evidence if line.startswith(_FITS)]
+        return f" What fits the evidence best: {fits[0]}." if fits and self.proved is None else ""
 
 
 @dataclass
@@ -198,7 +205,7 @@ class Definitions:
         silent = self._trials.without_effect if self._trials is not None else []
         ranked = sorted((m for m in scores if m not in silent), key=lambda m: -scores[m])
         words = {d.meaning: str(d) for d in self.differences}
-        return [f"fits the evidence: {words.get(m, m.name)}" for m in ranked[:_MOST_LISTED]]
+        return [f"{_FITS}{words.get(m, m.name)}" for m in ranked[:_MOST_LISTED]]
 
     def _excluded(self) -> tuple[str, ...]:
         """What the experiments say is not the cause."""
