@@ -282,7 +282,9 @@ class Session(Verbs):
         """
         from ckptdbg.models.loaders.patched import patched
 
-        other = Session(self.config, None if seed is not None else self.stored, self.timings, self.progress, True)
+        other = Session(
+            self.config, None if seed is not None else self.stored, self.timings, self.progress, repeats=True
+        )
         target = patched(self.target, patches) if patches else self.target
         shared = {"unbound_mapping": mapping, "target": target, "read_source": self.read_source}
         if self.stored is None:
