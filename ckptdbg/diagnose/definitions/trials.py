@@ -24,7 +24,7 @@ from ckptdbg.errors import CkptdbgError
 from ckptdbg.models.records import Trace
 
 Array = NDArray[Any]
-# Per finding. Small models need a second or two.
+# Per finding, of this process's CPU time. Small models need a second or two.
 SECONDS = 60.0
 # A setting that leaves more of the difference than this is not the cause, or not the value.
 _WORTH_CONFIRMING = 1e-3
@@ -57,13 +57,13 @@ class Trials:
 
     def rest(self) -> None:
         """Begin anew: another allowance of time, nothing tried."""
-        self.deadline = time.monotonic() + SECONDS
+        self.deadline = time.process_time() + SECONDS
         self.without_effect, self.in_vain = [], []
 
     @property
     def exhausted(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() > self.deadline
+        return time.process_time() > self.deadline
 
     def prove(self, group: Group, places: Sequence[Place]) -> Proof | None:
         """Try the values of one setting, then look for another value of it where it is a number."""
