@@ -44,7 +44,7 @@ def _diagnosed(folder: Path, pair: str, compilations: Counter) -> tuple[int, int
     session.progress = stages.append
     assert session.comparison.output.free.divergent
     before = compilations.count
-    assert before > 20  # the comparison compiled, and was heard
+    assert before  # the comparison compiled the model, and was heard
     finding = session.diagnosis.findings[0]
     assert finding.repair is not None
     assert finding.repair.verified
