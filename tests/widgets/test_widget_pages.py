@@ -511,6 +511,28 @@ def test_the_notebooks_theme_is_followed_while_it_changes(opened):
     shown.wait_for_function(f"{theme} === 'light'")
 
 
+NOTEBOOK = """
+.output dl { width: 100%; } .output dt { float: left; width: 20%; } .output dd { float: left; width: 80%; }
+.output table { table-layout: fixed; margin-left: auto; border: 3px solid; }
+.output tr { background: rgb(250, 0, 0); } .output p { margin: 2em; }
+"""
+"""What a notebook says of the elements of its outputs."""
+
+
+def test_a_notebooks_own_style_does_not_reach_into_a_widget(opened):
+    shown = opened(page("x", [VerdictPanel(result()), LayerStepper(result())]))
+    look = """() => [...document.querySelectorAll(".ckptdbg :is(dl, dt, dd, table, tr, p, ul)")].map((node) => {
+      const { float, width, height, tableLayout, margin, backgroundColor } = getComputedStyle(node);
+      return [node.tagName, float, width, height, tableLayout, margin, backgroundColor].join(" ");
+    })"""
+    before = shown.evaluate(look)
+    shown.evaluate("document.querySelector('main').classList.add('output')")
+    shown.evaluate(
+        "(css) => document.head.append(Object.assign(document.createElement('style'), {textContent: css}))", NOTEBOOK
+    )
+    assert shown.evaluate(look) == before
+
+
 def test_what_takes_the_focus_keeps_the_notebooks_shortcuts_away(opened):
     logits = np.random.default_rng(0).standard_normal((1, 3, 9))
     given = result()
