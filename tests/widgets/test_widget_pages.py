@@ -514,7 +514,7 @@ def test_the_notebooks_theme_is_followed_while_it_changes(opened):
 NOTEBOOK = """
 .output dl { width: 100%; } .output dt { float: left; width: 20%; } .output dd { float: left; width: 80%; }
 .output table { table-layout: fixed; margin-left: auto; border: 3px solid; }
-.output tr { background: rgb(250, 0, 0); } .output p { margin: 2em; }
+.output tr { background: rgb(250, 0, 0); }
 """
 """What a notebook says of the elements of its outputs."""
 
