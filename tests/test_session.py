@@ -254,3 +254,11 @@ def test_a_trace_of_a_source_that_overflows_is_not_written(tmp_path):
     with pytest.raises(HarnessError, match=r"source, lm_head.weight \(out\): the source itself gives NaN or infinite"):
         open_session(config).capture(tmp_path / "trace")
     assert not (tmp_path / "trace").exists()
+
+
+def test_the_first_divergence_is_a_row_of_the_sites(tmp_path):
+    result = open_session(build_sample(tmp_path, "llama_to_torch", faults=("down-zeros@2",))).compare(repair=False)
+    first = result.first_divergence
+    row = result.sites[first.order]
+    assert any(earlier.port == "block" for earlier in result.sites[: first.order])  # blocks are rows too
+    assert (first.site, first.port, first.layer) == (row.site, row.port, row.layer)

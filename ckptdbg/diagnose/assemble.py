@@ -14,7 +14,7 @@ from ckptdbg.compare.noise import DIVERGENT, METHOD, SUSPECT
 from ckptdbg.diagnose import summary, verdict
 from ckptdbg.diagnose.coverage import propose
 from ckptdbg.mapping import BoundMapping
-from ckptdbg.result import Finding, Noise, Result
+from ckptdbg.result import Divergence, Finding, Noise, Result, Site
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,12 @@ def assemble(
     missing = summary.not_compared(comparison, omitted)
     undecided = summary.undecided(comparison, mapping)
     coverage, cover = summary.coverage(comparison), about.probe.get("tokens") == "cover"
+    sites = summary.sites(comparison)
     return Result(
         verdict=verdict.decide(comparison, found, undecided),
-        first_divergence=verdict.first_divergence(comparison),
+        first_divergence=_at(sites, verdict.first_divergence(comparison)),
         findings=found,
-        sites=summary.sites(comparison),
+        sites=sites,
         not_compared=[*missing, *undecided],
         noise=Noise(method=METHOD, suspect=SUSPECT, divergent=DIVERGENT),
         logits=summary.logits(comparison),
@@ -53,6 +54,13 @@ def assemble(
         environment=about.environment,
         timings=about.timings,
     )
+
+
+def _at(sites: Sequence[Site], first: Divergence | None) -> Divergence | None:
+    """The first divergence with the order of its row: rows count blocks too."""
+    place = first and (first.site, first.port, first.layer)
+    order = next((row.order for row in sites if (row.site, row.port, row.layer) == place), 0)
+    return first and first.model_copy(update={"order": order})
 
 
 def environment() -> dict[str, Any]:
