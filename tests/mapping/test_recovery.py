@@ -158,3 +158,66 @@ def test_two_strangers():
     generator = np.random.default_rng(1)
     with pytest.raises(MappingError, match="no target tensor has the values of any source tensor"):
         recovered({"a": generator.standard_normal((4, 5))}, {"b": generator.standard_normal((4, 5))})
+
+
+def made_again(found, source, target):
+    """The targets that the recovered mapping makes otherwise than they are."""
+    made = as_function(found.mapping, {}, source, target)(source)
+    return {n for n, v in made.items() if v.shape != target[n].shape or v.tobytes() != target[n].tobytes()}
+
+
+def test_zeros_are_explained_by_zeros():
+    generator = np.random.default_rng(7)
+    weight = generator.standard_normal((12, 8)).astype(np.float32)
+    weight[9:] = 0
+    source = {"h.0.w": weight, "h.0.b": np.zeros(6, np.float32)}
+    target = {"x.0.w": weight.reshape(3, 4, 8).transpose(2, 1, 0).copy(), "x.0.b": np.zeros(6, np.float32)}
+    found = recovered(source, target)
+    assert (found.unexplained, found.ambiguous, made_again(found, source, target)) == ((), (), set())
+    del source["h.0.b"]
+    assert [u.reason for u in recovered(source, target).unexplained] == ["zeros: it was never loaded"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_rows_of_other_values_are_no_padding(turned):
+    generator = np.random.default_rng(7)
+    source = {"a": generator.standard_normal((8, 4)).astype(np.float32)}
+    corrupt = source["a"].copy()
+    corrupt[:3] = generator.standard_normal((3, 4))
+    found = recovered(source, {"b": corrupt.T.copy() if turned else corrupt})
+    assert [(u.wrong, u.size) for u in found.unexplained] == [(12, 32)]
+    assert "pad" not in found.mapping.text
+
+
+def test_one_number_is_not_taken_for_a_multiple_of_another():
+    generator = np.random.default_rng(7)
+    source = {"w": generator.standard_normal((5, 3)).astype(np.float32), "temperature": np.array(2.65, np.float32)}
+    for wrong in (np.array(4.6, np.float32), np.array([4.6], np.float32)):
+        found = recovered(source, {"w": source["w"], "temperature": wrong})
+        assert [u.target for u in found.unexplained] == ["temperature"]
+
+
+@pytest.mark.parametrize("odd", [np.array(3.5, np.float32), np.array([2**25 + 1, 2**25 + 3]), np.array(0.1)])
+def test_odd_tensors_disturb_nothing(odd):
+    generator = np.random.default_rng(7)
+    weight = generator.standard_normal((8, 6)).astype(np.float32)
+    source = {"w": weight, "odd": odd}
+    target = {"x": np.ascontiguousarray((weight / np.float32(3**0.5)).T), "odd": odd}
+    found = recovered(source, target)
+    assert (found.unexplained, made_again(found, source, target)) == ((), set())
+
+
+def test_what_is_not_finite_or_not_there():
+    weight = np.random.default_rng(7).standard_normal((8, 6)).astype(np.float32)
+    weight[0, 0], weight[1, 1] = np.nan, np.inf
+    large = weight.copy()
+    large[2, 2] = 1e30  # not finite in float16
+    empty = np.zeros((0, 3), np.float32)
+    with np.errstate(over="ignore"):
+        half = large.astype(np.float16)
+    found = recovered({"a": weight, "b": large, "e": empty}, {"x": weight.T.copy(), "y": half, "e": empty})
+    assert [(u.target, u.reason) for u in found.unexplained] == [("e", "it has no elements that could tell")]
+    other = weight * 2
+    other[3, 3] = np.inf
+    with pytest.raises(MappingError, match="no target tensor"):
+        recovered({"a": weight}, {"x": other})

@@ -44,7 +44,8 @@ class Found:
 def rounded_to(raw: list[Array], dtype: str) -> Sources:
     target = as_dtype(dtype)
     lower = target.itemsize < 4 and target.kind not in "iub"
-    values = tuple(a.astype(target) if lower and a.dtype.itemsize > target.itemsize else a for a in raw)
+    with np.errstate(over="ignore"):  # what the lower dtype cannot hold is infinite there
+        values = tuple(a.astype(target) if lower and a.dtype.itemsize > target.itemsize else a for a in raw)
     hashes = tuple(map(hashed, values))
     return Sources(values, hashes, lines_of(hashes), _totals(hashes))
 
@@ -61,7 +62,9 @@ def explain(
 ) -> Found | None:
     likeness = Likeness(name, names)
     hashes = hashed(values)
-    twins = sources.totals.get(int(hashes.sum(dtype=np.uint64)), []) if hashes.any() else []
+    if not hashes.any():
+        return _zeros(hashes, sources, likeness)
+    twins = sources.totals.get(int(hashes.sum(dtype=np.uint64)), [])
     twins = sorted((i for i in twins if raw[i].size == values.size), key=lambda i: -likeness(i))
     if twins:
         return Found(_whole(hashes, sources.hashes[twins[0]], twins[0]), ambiguous=len(twins) > 1)
@@ -75,13 +78,23 @@ def explain(
     return None if parts is None else Found(parts)
 
 
+def _zeros(hashes: Array, sources: Sources, likeness: Likeness) -> Found | None:
+    """A tensor that holds nothing but zeros (a bias that was never trained): a source tensor of the same size that does
+    too. Which way its elements went does not show."""
+    alike = [i for i, a in enumerate(sources.hashes) if a.size == hashes.size and not a.any()]
+    if not alike:
+        return None
+    like = max(alike, key=lambda i: (sources.hashes[i].shape == hashes.shape, likeness(i)))
+    return Found(_whole(hashes, sources.hashes[like], like), ambiguous=len(alike) > 1)
+
+
 def _whole(hashes: Array, source: Array, ordinal: int) -> Map:
     """The map of a tensor that holds all the values of one source tensor: by its lines, else value by value."""
     if np.array_equal(hashes.reshape(-1), source.reshape(-1)):
         return Map(np.full(hashes.shape, ordinal), np.arange(hashes.size).reshape(hashes.shape))
     own = match(hashes, [source], lines_of([source]), lambda _, __: 0.0)
-    if own is not None and (own.ordinal >= 0).all():
-        return Map(np.full(hashes.shape, ordinal), own.index)
+    if own is not None and ((own.ordinal >= 0) | (hashes == 0)).all():
+        return Map(np.where(own.ordinal >= 0, ordinal, -1), own.index)
     index = np.empty(hashes.size, np.int64)
     index[np.argsort(hashes.reshape(-1), kind="stable")] = np.argsort(source.reshape(-1), kind="stable")
     return Map(np.full(hashes.shape, ordinal), index.reshape(hashes.shape))
@@ -94,10 +107,13 @@ def _transformed(
     total = int(hashes.sum(dtype=np.uint64))
     same = [i for i, a in enumerate(raw) if a.size == values.size and a.size and a.dtype.kind not in "iub"]
     wide = values.astype(np.float64)
+    alike = bool((wide == wide.flat[0]).all())
     for i in sorted(same, key=lambda i: -likeness(i)):
         before = raw[i].astype(np.float64)
         for scale, shift in _moments(before, wide):
-            for ops, _ in candidates(scale, shift, numbers):
+            for ops, written in candidates(scale, shift, numbers):
+                if alike and any(isinstance(op.get("scale", op.get("divide")), float) for op in written):
+                    continue  # some factor always makes one number of another
                 after = applied(ops, raw[i], values.dtype)
                 if int(hashed(after).sum(dtype=np.uint64)) == total:
                     return Found(_whole(hashes, hashed(after), i), tuple(ops), scale, shift)
@@ -128,6 +144,8 @@ def _stacked(
 def _moments(before: Array, after: Array) -> list[tuple[float, float]]:
     """A scale, or a shift of one, that the second moments, the mean and the largest value agree with."""
     found = []
+    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+        return found
     size, most = np.sqrt(np.mean(before**2)), np.abs(before).max()
     scale = float(np.sqrt(np.mean(after**2)) / size) if size else 0.0
     if scale and np.isfinite(scale) and abs(np.abs(after).max() / (scale * most) - 1) < 0.02:

@@ -22,8 +22,9 @@ _ODD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmi
 def mixed(bits: Array) -> Array:
     """splitmix64 (Steele, Lea, Flood 2014) of uint64; 0 stays 0."""
     x = bits.astype(np.uint64)
-    x = (x ^ (x >> np.uint64(30))) * _ODD[0]
-    x = (x ^ (x >> np.uint64(27))) * _ODD[1]
+    with np.errstate(over="ignore"):  # of a scalar NumPy says that it wraps round, as it is meant to
+        x = (x ^ (x >> np.uint64(30))) * _ODD[0]
+        x = (x ^ (x >> np.uint64(27))) * _ODD[1]
     return x ^ (x >> np.uint64(31))
 
 

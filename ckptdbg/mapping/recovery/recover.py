@@ -82,6 +82,9 @@ def recover(
         if spec.dtype not in rounded:
             rounded[spec.dtype] = rounded_to(raw, spec.dtype)
         sources, values = rounded[spec.dtype], np.asarray(read_target(name))
+        if not values.size:
+            unexplained.append(Unexplained(name, 0, 0, None, "it has no elements that could tell"))
+            continue
         found = explain(values, sources, names, name, numbers, raw)
         if found is None and not hashed(values).any():
             unexplained.append(Unexplained(name, values.size, values.size, None, "zeros: it was never loaded"))
@@ -128,12 +131,15 @@ def _recipe(
     values: Array, found: Found, raw: list[Array], joiner_of: Callable[..., Joiner], numbers: dict[str, float]
 ) -> tuple[Recipe, Array]:
     """The recipe of a target, and which of its elements are not what it says."""
-    ordinal, index = _with_zeros(found.map, values, raw)
+    ordinal, index = _went_on(found.map, values, raw)
     alive = ordinal >= 0
-    before = np.zeros(values.shape, np.float64 if any(a.dtype == np.float64 for a in raw) else np.float32)
-    for i in np.unique(ordinal[alive]):
+    used = {int(i): raw[int(i)] for i in np.unique(ordinal[alive])}
+    # float32, as the mapping computes; whole numbers are only moved
+    wide = any(a.dtype == np.float64 or a.dtype.kind in "iu" for a in used.values())
+    before = np.zeros(values.shape, np.float64 if wide else np.float32)
+    for i, array in used.items():
         here = ordinal == i
-        before[here] = raw[int(i)].reshape(-1)[index[here]]
+        before[here] = array.reshape(-1)[index[here]]
     predicted = np.where(alive, applied(found.ops, before, values.dtype), np.zeros((), values.dtype))
     wrong = (predicted != values) & ~(np.isnan(predicted.astype(np.float64)) & np.isnan(values.astype(np.float64)))
     if wrong.mean() > _MOST_WRONG:
@@ -150,28 +156,42 @@ def _recipe(
     return joiner_of(numbers).recipe(places), wrong
 
 
-def _with_zeros(found: Map, values: Array, raw: list[Array]) -> tuple[Array, Array]:
-    """Zeros of a source tensor have no hash: its zeros that nothing came from are placed where the map around them goes
-    on; other zeros of the target are padding."""
+def _went_on(found: Map, values: Array, raw: list[Array]) -> tuple[Array, Array]:
+    """Zeros have no hash and wrong values no counterpart: where nothing was found the map around goes on, to elements
+    of the source that nothing came from. What else was not found is padding."""
     ordinal, index = found.ordinal.copy(), found.index.copy()
     tensors = np.unique(ordinal[ordinal >= 0])
-    if len(tensors) != 1 or not ((ordinal < 0) & (np.asarray(values) == 0)).any():
+    if len(tensors) != 1 or (ordinal >= 0).all():
         return ordinal, index
-    source = raw[int(tensors[0])].reshape(-1)
-    free = source == 0
-    free[index[ordinal >= 0]] = False
+    source, zero = raw[int(tensors[0])].reshape(-1), values == 0
+    unused = np.ones(source.size, bool)
+    unused[index[ordinal >= 0]] = False
     for axis in range(values.ndim):
-        steps = np.diff(index, axis=axis)
         known = np.diff((ordinal < 0).astype(np.int8), axis=axis) == 0
-        if not free.any() or not steps[known].size:
+        steps = np.diff(index, axis=axis)[known & (np.delete(ordinal, 0, axis) >= 0)]
+        if not steps.size:
             continue
-        step = int(np.median(steps[known]))
-        for ahead in (np.roll(index, 1, axis) + step, np.roll(index, -1, axis) - step):
+        step = int(np.median(steps))
+        for ahead in (
+            _ahead(ordinal, index, axis, step),
+            np.flip(_ahead(*_flipped(ordinal, index, axis), -step), axis),
+        ):
             there = (ordinal < 0) & (ahead >= 0) & (ahead < source.size)
-            there[there] = free[ahead[there]]
+            there[there] = unused[ahead[there]] & (~zero[there] | (source[ahead[there]] == 0))
             ordinal[there], index[there] = tensors[0], ahead[there]
-            free[index[there]] = False
+            unused[index[there]] = False
     return ordinal, index
+
+
+def _flipped(ordinal: Array, index: Array, axis: int) -> tuple[Array, Array, int]:
+    return np.flip(ordinal, axis), np.flip(index, axis), axis
+
+
+def _ahead(ordinal: Array, index: Array, axis: int, step: int) -> Array:
+    """The index at every place, counted in steps from the last place before it that is known; -1 where none is."""
+    at = np.arange(ordinal.shape[axis]).reshape(-1, *[1] * (ordinal.ndim - axis - 1))
+    last = np.maximum.accumulate(np.where(ordinal >= 0, at, -1), axis)
+    return np.where(last >= 0, np.take_along_axis(index, np.maximum(last, 0), axis) + (at - last) * step, -1)
 
 
 def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[..., Joiner]:
