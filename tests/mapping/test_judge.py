@@ -51,6 +51,22 @@ def test_what_only_the_second_makes_is_extra():
     assert found.score["values"] == 1
 
 
+def test_rounding_on_the_way_is_a_difference_of_values():
+    def rounded(tensors):
+        return {**right(tensors), "k": tensors["k"].T.astype(np.float16).astype(np.float32)}
+
+    assert [(t.target, t.same) for t in judge(right, rounded, SPECS).differing] == [("k", "values")]
+
+
+def test_what_is_zero_for_zeros_and_ones_is_no_constant():
+    def centred(tensors):
+        return {"q": tensors["q"] - tensors["q"].mean(0)}
+
+    found = judge(centred, lambda t: {"q": np.zeros((12, 5), np.float32)}, SPECS)
+    assert [(t.target, t.same) for t in found.differing] == [("q", "unread")]
+    assert judge(centred, centred, SPECS).differing == ()
+
+
 def test_a_traced_function_is_the_function():
     def plain(tensors):
         return {n: v for n, v in right(tensors).items() if n != "e"}

@@ -117,6 +117,23 @@ def test_the_checkpoints_own_values_have_the_last_word():
     assert "of the real tensors the function makes other values" in left.reason
 
 
+BLENDS = {
+    "another tensor": lambda t: t["a"] + np.float32(0.01) * t["b"],
+    "its own rows": lambda t: np.float32(0.999) * t["a"] + np.float32(0.001) * t["a"][::-1],
+    "its cube": lambda t: t["a"] + np.float32(0.01) * t["a"] ** 3,
+    "its mean": lambda t: t["a"] - t["a"].mean(0),
+}
+
+
+@pytest.mark.parametrize("what", BLENDS)
+def test_a_little_of_something_else_is_no_rounding(what):
+    specs = {n: TensorSpec((6, 4), "float32") for n in "ab"}
+    traced = trace(lambda t: {"plain": t["a"].T, "blend": BLENDS[what](t)}, specs)
+    assert [u.target for u in traced.untraced] == ["blend"]
+    assert "constant" not in traced.untraced[0].reason
+    assert traced.inexact == ()
+
+
 def test_errors_say_what_to_do():
     specs = specs_of()
     with pytest.raises(MappingError, match="gives another head when it is run again on the same tensors"):

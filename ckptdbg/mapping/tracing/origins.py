@@ -82,7 +82,7 @@ def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
     for name, value in sample.items():
         found.targets[name] = _begin(name, value, zero.get(name), one.get(name))
     for base in _BASES:
-        waiting = [o for o in found.targets.values() if o.opaque in (_UNREAD, _WRONG)]
+        waiting = [o for o in found.targets.values() if o.opaque in (_UNREAD, _WRONG) and o.scale.any()]
         if waiting:
             _read(run, specs, waiting, base)
         for origin in waiting:  # digits that the function clipped come out whole, and wrong
@@ -119,8 +119,8 @@ def _begin(name: str, sample: Array, zero: Array | None, one: Array | None) -> O
         origin.scale = one.astype(np.float64) - origin.shift
         if not (np.isfinite(origin.shift).all() and np.isfinite(origin.scale).all()):
             origin.opaque = "not finite for zeros or ones"
-        elif not origin.scale.any():
-            origin.opaque = ""
+        elif not origin.scale.any():  # a constant, unless the function takes something away that zeros and ones have
+            origin.opaque = "" if np.array_equal(sample.astype(np.float64), origin.shift) else _WRONG
     return origin
 
 

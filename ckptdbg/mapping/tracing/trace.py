@@ -17,7 +17,7 @@ from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.tracing.families import Made, entries_of
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
-from ckptdbg.mapping.tracing.numerics import Values, value_ops
+from ckptdbg.mapping.tracing.numerics import Values, nearly, value_ops
 from ckptdbg.mapping.tracing.origins import Convert, Origin, Origins, gathered, read_origins
 
 Array = NDArray[Any]
@@ -117,9 +117,8 @@ def _otherwise(
             found[target] = "of the real tensors the function makes another shape, or nothing"
             continue
         a, b = value.astype(np.float64), np.asarray(there).astype(np.float64)
-        near = 1e-2 * np.abs(b).max(initial=0.0) if target in inexact else 0.0
-        wrong = int((~((np.abs(a - b) <= near) | (np.isnan(a) & np.isnan(b)) | (a == b))).sum())
-        if wrong:
+        wrong = int((~((np.isnan(a) & np.isnan(b)) | (a == b))).sum())
+        if wrong and not (target in inexact and nearly(a, b)):
             found[target] = f"of the real tensors the function makes other values ({wrong} of {a.size} elements)"
     return found
 
@@ -137,9 +136,12 @@ def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> Reci
         if len(scale) > 1 or len(shift) > 1:
             raise Unfactored("elements of one source that are scaled or shifted differently")
         dtype = as_dtype(specs[ordinal].dtype)
-        return value_ops(
-            places.before.reshape(-1), places.after.reshape(-1), float(scale[0]), float(shift[0]), numbers, dtype
-        )
+        before, after = places.before.reshape(-1), places.after.reshape(-1)
+        found = value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
+        moved = before * scale[0] + shift[0]
+        if not found.exact and not nearly(moved, after.astype(np.float64)):
+            raise Unfactored("more goes into its elements than one source element each, scaled and shifted")
+        return found
 
     joiner = Joiner([s.shape for s in specs], sizes_of(numbers), values)
     return joiner.recipe(Places(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample))
