@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -127,7 +128,7 @@ class Mapping:
         """The mapping without this source tensor under ``ignore``."""
         document = parse_yaml(self.text, self.file, MappingError)
         ignored = (document.get("ignore") or {}).get("source") or []
-        for i in reversed([i for i, glob in enumerate(ignored) if str(glob) == name]):
+        for i in reversed([i for i, glob in enumerate(ignored) if str(glob) in (name, escape(name))]):
             del ignored[i]
         return Mapping.loads(dump_yaml(document, like=self.text), self.file)
 

@@ -134,6 +134,18 @@ def test_a_little_of_something_else_is_no_rounding(what):
     assert traced.inexact == ()
 
 
+@pytest.mark.parametrize(
+    "name", ["blocks[0].w", "a*", "what?", "two\nlines: [", "# w", "<img src=x>", "null", "1", "a: b"]
+)
+def test_any_name_is_a_name(name):
+    specs = {n: TensorSpec((3, 2), "float32") for n in (name, f"{name}.unused")}
+    traced = trace(lambda t: {f"{name}.t": t[name].T, f"{name}.table": np.ones(3, np.float32)}, specs)
+    assert set(traced.mapping.bind({}, specs, traced.specs).entry_of_target) == {f"{name}.t"}
+    assert traced.unused == (f"{name}.unused",)
+    assert len(traced.mapping.ignore.source) == 1
+    assert traced.mapping.without_ignored(f"{name}.unused").ignore.source == ()
+
+
 def test_errors_say_what_to_do():
     specs = specs_of()
     with pytest.raises(MappingError, match="gives another head when it is run again on the same tensors"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
+from glob import escape
 from typing import Any
 
 import numpy as np
@@ -178,8 +179,9 @@ def mapping_text(
 ) -> str:
     """The mapping file, with what it leaves out said in comments."""
     document: dict[str, Any] = {"version": 1, "entries": [_plain_lists(e) for e in entries_of(made, names)]}
-    ignore = {"source": list(unused), "target": [u.target for u in untraced]}
+    # names are matched as globs there, and a name such as blocks[0] is none of its own
+    ignore = {"source": [*map(escape, unused)], "target": [escape(u.target) for u in untraced]}
     if any(ignore.values()):
         document["ignore"] = {key: value for key, value in ignore.items() if value}
-    notes = [f"# {u.target}: {u.reason}" for u in untraced]
+    notes = [f"# {' '.join(f'{u.target}: {u.reason}'.splitlines())}" for u in untraced]
     return "\n".join([f"# from {name}", *notes, ""]) + dump_yaml(document)
