@@ -97,10 +97,15 @@ def test_nothing_was_complained_of(walk):
     assert walk.errors == []
 
 
-def test_saved_and_opened_again_without_its_kernel_it_still_shows_the_verdict(walk, browser):
+def test_saved_and_opened_again_without_its_kernel_it_still_shows_verdict_and_map(walk, browser):
     walk.save()
     walk.stop()
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     Notebook.open(page, walk.lab, "debug.ipynb")
     expect(page.locator(".jp-RenderedMarkdown h1", has_text="Divergent")).to_be_visible()
+    still = page.locator(".ckptdbg-still img")
+    still.scroll_into_view_if_needed()
+    expect(still).to_be_visible()
+    expect(still).to_have_attribute("alt", re.compile("Divergent"))
+    expect(page.get_by_text("model not found")).to_be_hidden()
     page.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 from lab import Notebook
 from playwright.sync_api import expect
@@ -22,6 +21,7 @@ target[77, 3001] = np.nan
 ActivationHeatmap(source, target)
 """
 CANVAS = ".jp-OutputArea-output canvas"
+STILL = ".jp-OutputArea-output .ckptdbg-still"
 
 
 def opened(notebook, cell: str) -> Notebook:
@@ -70,20 +70,42 @@ def test_a_key_outside_a_widget_would_have_changed_the_notebook(notebook):
     shown.until(lambda: len(shown.cells()) == 2, "a new cell")
 
 
-def test_what_is_saved_holds_a_picture_and_no_widget_state(notebook, lab):
+def test_a_live_widget_hides_its_still(notebook):
     shown = opened(notebook, LARGE)
+    still = shown.page.locator(STILL)
+    expect(still).to_have_count(1)
+    expect(still).to_be_hidden()
+    shown.page.evaluate("() => document.querySelectorAll('.ckptdbg').forEach(widget => widget.remove())")
+    expect(still).to_be_visible()
+
+
+def test_saved_and_opened_again_without_its_kernel_only_the_still_is_seen(notebook, lab, browser):
+    shown = opened(notebook, LARGE)
+    shown.until(lambda: shown.outputs("text/html"), "the still")
     shown.save()
-    saved = json.loads(max(Path(lab.folder).glob("test_what_is_saved*.ipynb")).read_text())
-    assert "widgets" not in saved["metadata"]
-    (output,) = saved["cells"][0]["outputs"]
-    assert {"image/png", "text/plain"} <= output["data"].keys()
+    shown.stop()
+    name = max(lab.folder.glob("test_saved_and_opened_again*.ipynb")).name
+    assert "widgets" not in json.loads((lab.folder / name).read_text())["metadata"]
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    again = Notebook.open(page, lab, name)
+    picture = page.locator(f"{STILL} img")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.naturalWidth") > 500
+    assert "128" in picture.get_attribute("alt")
+    lost = page.get_by_text("model not found")
+    lost.wait_for(state="attached")
+    expect(lost).to_be_hidden()
+    # JupyterLab itself says in the console that the widget is gone; nothing else does.
+    assert [error for error in again.errors if "widget model not found" not in error] == []
+    again.stop()
+    page.close()
 
 
 def test_a_notebook_that_is_shipped_shows_verdict_and_pictures_before_any_cell_has_run(lab, page):
     shutil.copy(notebooks() / "debug.ipynb", lab.folder / "shipped.ipynb")
     shown = Notebook.open(page, lab, "shipped.ipynb")
     expect(page.locator(".jp-RenderedMarkdown h1", has_text="Divergent")).to_be_visible()
-    picture = page.locator(".jp-RenderedImage img").first
+    picture = page.locator(f"{STILL} img").first
     picture.scroll_into_view_if_needed()
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.naturalWidth") > 500

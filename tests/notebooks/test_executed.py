@@ -18,7 +18,8 @@ def verdicts(notebook: NotebookNode) -> list[str]:
 
 
 def pictures(notebook: NotebookNode) -> int:
-    return sum("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    return sum("image/png" in data or "data:image/png" in data.get("text/html", "") for data in shown)
 
 
 @pytest.mark.parametrize(

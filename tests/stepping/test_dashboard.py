@@ -130,10 +130,10 @@ def test_the_page_is_exported(dashboard, tmp_path):
 
 
 def test_without_a_browser_there_are_words_and_a_picture(dashboard):
-    bundle = dashboard._repr_mimebundle_()
-    assert bundle["image/png"].startswith("iVBOR")
-    assert "mlp.down" in bundle["text/plain"]
-    assert "application/vnd.jupyter.widget-view+json" in bundle
+    view, still = dashboard.outputs()
+    assert "application/vnd.jupyter.widget-view+json" in view
+    assert "data:image/png;base64,iVBOR" in still["text/html"]
+    assert "mlp.down" in still["text/plain"]
 
 
 def test_without_the_notebook_extra_it_says_what_to_install(on_torch, monkeypatch):

@@ -2,6 +2,7 @@
 
 import base64
 import math
+import re
 import threading
 
 import numpy as np
@@ -141,18 +142,37 @@ def test_maps_and_steppers_start_at_the_first_divergence_and_follow_another_resu
 
 @pytest.mark.parametrize("make", [DivergenceMap, LayerStepper, VerdictPanel], ids=lambda make: make.__name__)
 def test_a_widget_leaves_text_where_it_cannot_run(make):
-    data, _ = make(result())._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in data
-    assert "attention.key" in data["text/plain"]
+    view, still = make(result()).outputs()
+    assert "application/vnd.jupyter.widget-view+json" in view
+    assert view["text/plain"] == make.__name__
+    assert still.keys() == {"text/html", "text/plain"}
+    assert "attention.key" in still["text/plain"]
+    assert "attention.key" in still["text/html"]
 
 
 def test_a_map_and_a_heatmap_leave_a_picture(tmp_path):
     for widget in (DivergenceMap(result()), ActivationHeatmap(np.eye(4, 6), np.eye(4, 6))):
-        data, _ = widget._repr_mimebundle_()
-        assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
+        _, still = widget.outputs()
+        (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', still["text/html"])
+        assert base64.b64decode(picture).startswith(b"\x89PNG")
         assert widget.to_png(tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(CkptdbgError, match="nothing that can be drawn"):
         VerdictPanel(result()).to_png(tmp_path / "no.png")
+
+
+def test_the_widget_is_displayed_before_its_still_is_drawn(monkeypatch):
+    done = []
+    monkeypatch.setattr("ckptdbg_widgets.shown.display", lambda bundle, raw: done.append(sorted(bundle)[0]))
+    monkeypatch.setattr(DivergenceMap, "png", lambda self: done.append("drawn"))
+    DivergenceMap(result())._ipython_display_()
+    assert done == ["application/vnd.jupyter.widget-view+json", "drawn", "text/html"]
+
+
+@pytest.mark.parametrize("make", [DivergenceMap, VerdictPanel], ids=lambda make: make.__name__)
+def test_no_name_becomes_markup_in_a_still(make):
+    _, still = make(result(names=(HOSTILE,), bad=(1, HOSTILE))).outputs()
+    assert HOSTILE in still["text/plain"]
+    assert HOSTILE not in still["text/html"]
 
 
 def test_the_values_are_sent_once_in_float32_and_a_small_difference_keeps_its_digits():

@@ -6,7 +6,6 @@ answering: places can be looked at while a repair is tried, and "stop" is heard.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from ckptdbg_widgets.export import export
 from ckptdbg_widgets.layer_stepper import LayerStepper
 from ckptdbg_widgets.logits_panel import LogitsPanel
 from ckptdbg_widgets.mapping_panel import MappingPanel
+from ckptdbg_widgets.shown import Shown
 from ckptdbg_widgets.sites import key_of, suspect_of
 from ckptdbg_widgets.try_it import Tried, TryIt
 from ckptdbg_widgets.values import values_at
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ckptdbg.session import Session
 
 
-class Dashboard(ipywidgets.VBox):
+class Dashboard(Shown, ipywidgets.VBox):
     """The debugger's windows. Made by ``session.debug()``; the models are compared first.
 
     ``stepper`` is the session's own: verbs called in a cell and choices made here move one cursor (``refresh`` shows
@@ -76,11 +76,9 @@ class Dashboard(ipywidgets.VBox):
         """What the windows show, in words."""
         return f"{self.map.plain()}\n\n{self.stepper.where()}\n\n{self.heatmap.plain()}"
 
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        """The widgets, and for where none can be shown a picture of the map and words."""
-        bundle = {**(super()._repr_mimebundle_(**options) or {}), "text/plain": self.plain()}
-        picture = self.map.png()
-        return bundle if picture is None else {**bundle, "image/png": base64.b64encode(picture).decode()}
+    def png(self) -> bytes | None:
+        """The map, which says most."""
+        return self.map.png()
 
     # Wiring.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import anywidget
 
 from ckptdbg.errors import CkptdbgError
+from ckptdbg_widgets.shown import Shown
 
 
 def shared(trait: Any) -> Any:
@@ -17,7 +17,7 @@ def shared(trait: Any) -> Any:
     return trait.tag(sync=True, ckptdbg=True)
 
 
-class Panel(anywidget.AnyWidget):
+class Panel(Shown, anywidget.AnyWidget):
     """A widget that can also be printed: ``plain()`` as text and ``png()`` as a picture go along with every display, so
     that a saved notebook, a terminal and a web page show what the widget showed."""
 
@@ -31,14 +31,6 @@ class Panel(anywidget.AnyWidget):
         names = self.traits(sync=True, ckptdbg=True)
         return {name: getattr(self, name) for name in names}
 
-    def plain(self) -> str:
-        """What the widget shows, in words."""
-        raise NotImplementedError
-
-    def png(self) -> bytes | None:
-        """What the widget shows, as a PNG picture; None where there is nothing to draw."""
-        return None
-
     def to_png(self, path: str | os.PathLike[str]) -> Path:
         """Write ``png()``. Raises ``CkptdbgError`` where there is nothing to draw or the file cannot be written."""
         picture = self.png()
@@ -49,12 +41,3 @@ class Panel(anywidget.AnyWidget):
         except OSError as error:
             raise CkptdbgError("the picture could not be written", where=str(path), found=error) from error
         return Path(path)
-
-    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        bundle = super()._repr_mimebundle_(**options) or ({}, {})
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        data = {**data, "text/plain": self.plain()}
-        picture = self.png()
-        if picture is not None:
-            data["image/png"] = base64.b64encode(picture).decode()
-        return data, metadata
