@@ -64,11 +64,14 @@ def place_notebook(config: Path | None, folder: Path) -> tuple[Path, bool]:
     """The debug notebook for ``config`` in ``folder``, and whether it was written just now.
 
     A file that is there is never changed: it is opened again where it is for this config, else the copy takes the next
-    free name. Raises CkptdbgError where ``config`` is no file.
+    free name. Raises CkptdbgError where ``config`` is no file or the folder cannot be made.
     """
     if config is not None and not config.is_file():
         raise CkptdbgError("no such config", where=str(config), expected="a YAML file; `ckptdbg demo` makes one")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CkptdbgError("the folder cannot be made", where=str(folder), found=error.strerror) from error
     parameters = f"config = {_from(config, folder)!r}"
     number = 1
     while (path := folder / (NOTEBOOK if number == 1 else f"debug-{number}.ipynb")).exists():
@@ -103,7 +106,7 @@ def _parameters_in(path: Path) -> str | None:
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return next(("".join(cell["source"]) for cell in cells if _is_parameters(cell)), None)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

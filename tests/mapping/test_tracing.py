@@ -183,3 +183,23 @@ def test_probes_fit_dtypes_that_hold_few_whole_numbers():
     assert made["x"].tobytes() == np.ascontiguousarray(tensors_of(specs)["a"].T).tobytes()
     assert made["y"].tobytes() == tensors_of(specs)["b"].tobytes()
     assert (made["z"] == tensors_of(specs)["a"].astype(np.float32) * 3).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        ("lambda tensors: {'a': 'text', 'b': tensors['a']}", "no tensor for a; found str"),
+        ("type('Model', (), {'__init__': lambda self, tensors: None})", "no tensor for its only leaf; found Model"),
+        ("functools.partial(lambda tensors, key: tensors[key], key='b')", "the conversion raised KeyError"),
+        ("dict", None),
+    ],
+)
+def test_odd_functions_are_called_or_refused_in_one_line(function, problem, tmp_path):
+    (tmp_path / "odd.py").write_text(f"import functools\n\nconvert = {function}\n")
+    chosen = load_conversion("odd.py:convert", tmp_path, arrays="numpy", options={}, config={})
+    given = {"a": np.ones((2, 3), np.float32)}
+    if problem is None:
+        assert list(chosen(given)(given)) == ["a"]
+        return
+    with pytest.raises(LoaderError, match=problem):
+        chosen(given)

@@ -56,7 +56,7 @@ def test_what_is_there_is_opened_again_and_never_changed(tmp_path, config):
     assert path.read_text() == edited
 
 
-@pytest.mark.parametrize("there", ["no notebook", "[]", '{"cells": [{}]}', b"\xff\xfe"])
+@pytest.mark.parametrize("there", ["no notebook", "[]", '{"cells": [{}]}', '{"cells": ["x"]}', b"\xff\xfe"])
 def test_another_file_of_that_name_stays(tmp_path, config, there):
     (tmp_path / "debug.ipynb").write_bytes(there if isinstance(there, bytes) else there.encode())
     before = (tmp_path / "debug.ipynb").read_bytes()
@@ -69,6 +69,12 @@ def test_another_config_gets_a_notebook_of_its_own(tmp_path, config):
     place_notebook(None, tmp_path)
     assert place_notebook(config, tmp_path)[0].name == "debug-2.ipynb"
     assert place_notebook(None, tmp_path)[0].name == "debug.ipynb"
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path):
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(CkptdbgError, match="the folder cannot be made"):
+        place_notebook(None, tmp_path / "there")
 
 
 def test_a_missing_config_is_one_line(tmp_path):

@@ -36,7 +36,7 @@ def load_conversion(
         raise LoaderError("unknown kind of arrays", found=arrays, expected=", ".join(KINDS))
     found = find_function(function, base)
     options = dict(options)
-    if "config" in inspect.signature(found).parameters:
+    if "config" in _parameters(found):
         options.setdefault("config", dict(config))
 
     def chosen(example: Mapping[str, Array]) -> Convert:
@@ -45,6 +45,20 @@ def load_conversion(
         return runs[_kind(runs, example)]
 
     return chosen
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # some of those written in C tell none
+        return {}
+
+
+def _file(function: Callable[..., Any]) -> str | None:
+    try:
+        return inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # a partial, or written in C
+        return None
 
 
 def _kind(runs: Mapping[str, Convert], example: Mapping[str, Array]) -> str:
@@ -88,7 +102,7 @@ def _convert(function: Callable[..., Any], kind: str, options: dict[str, Any], n
         except Exception as error:
             raise LoaderError(
                 f"the conversion raised {type(error).__name__} on {kind} arrays: {error}",
-                where=line_in(error, inspect.getsourcefile(inspect.unwrap(function))) or name,
+                where=line_in(error, _file(function)) or name,
                 hint="it is called as function(state_dict, **options) with the source's names and shapes",
             ) from error
 
@@ -112,13 +126,13 @@ def _named(result: Any, function: str) -> Iterator[tuple[str, Array]]:
     if not isinstance(result, Mapping) and _is_pairs(result):
         result = dict(result)
     if isinstance(result, Mapping) and all(_is_array(value) for value in result.values()):
-        yield from ((str(name), _array(value)) for name, value in result.items())
+        yield from ((str(name), _array(value, str(name), function)) for name, value in result.items())
         return
     if not isinstance(result, Mapping | list | tuple) and not hasattr(result, "__dict__"):
         raise LoaderError("the conversion returned no tensors", where=function, found=type(result).__name__)
     from ckptdbg.models.jax_side.wrap import named_leaves
 
-    yield from ((name, _array(leaf)) for name, leaf in named_leaves(result))
+    yield from ((name, _array(leaf, name, function)) for name, leaf in named_leaves(result))
 
 
 def _is_pairs(result: Any) -> bool:
@@ -131,9 +145,15 @@ def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
-def _array(value: Any) -> Array:
+def _array(value: Any, name: str, function: str) -> Array:
     if type(value).__module__.partition(".")[0] == "torch":
         from ckptdbg.models.torch_side.border import to_numpy
 
         return to_numpy(value)
-    return np.array(value)
+    array = np.array(value)
+    if array.dtype.kind in "OSUMm":
+        found = type(value).__name__
+        raise LoaderError(
+            f"the conversion returned no tensor for {name or 'its only leaf'}", where=function, found=found
+        )
+    return array
