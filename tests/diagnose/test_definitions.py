@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ckptdbg.compare.replay import TargetReplay
+from ckptdbg.diagnose.definitions.candidates import groups
 from ckptdbg.diagnose.definitions.causes import Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences
 from ckptdbg.diagnose.definitions.meanings import (
@@ -73,10 +74,10 @@ def causes(session: Session, *, blind: bool = False):
     found: Definitions = definitions(session, session.comparison)
     if blind:
         found.differences = []
-    groups: dict[tuple, list[Place]] = {}
+    alike: dict[tuple, list[Place]] = {}
     for place in find_places(session.comparison):
-        groups.setdefault(template(session.comparison, place), []).append(place)
-    return [found.of(places) for places in groups.values()]
+        alike.setdefault(template(session.comparison, place), []).append(place)
+    return [found.of(places) for places in alike.values()]
 
 
 @pytest.mark.parametrize(("pair", "fault"), QUICK)
@@ -115,6 +116,44 @@ def test_the_value_is_found_where_no_list_has_it(tmp_path):
     assert float(proof.candidate.after) == pytest.approx(1e-4, rel=1e-3)
     # and a setting that is not the cause proves nothing
     assert found.proof(places, lambda candidate: candidate.meaning is BASE) is None
+
+
+def test_two_settings_are_proved_together_though_a_configuration_repeats_one_of_them(tmp_path):
+    """The source's ``config.rms_norm_eps`` changes nothing: its modules hold their own."""
+    session = open_session(build_sample(tmp_path, "qwen3_to_nnx", ("rope-theta", "norm-epsilon")))
+    scores = [p for p in find_places(session.comparison) if len(p.consumers) == 1 and len(p.met) == 2]
+    said = definitions(session, session.comparison).known(scores)
+    assert said is not None
+    assert said.meaning is not None
+    assert said.meaning.name == f"{BASE.name} and {EPSILON.name}"
+
+
+def test_a_window_that_no_tried_value_reaches_is_not_excluded(tmp_path):
+    """A window of 64 and none at all are the same on 48 tokens; the target's 9 is in no list."""
+    config = build_sample(tmp_path, "gemma2_to_jax", sliding_window=64)
+    config.write_text(config.read_text().replace("window: 64", "window: 9"))
+    session = open_session(config)
+    found = definitions(session, session.comparison)
+    found.differences = []
+    places = find_places(session.comparison)
+    assert found.proof(places, lambda candidate: candidate.meaning is WINDOW) is None
+    assert found._trials is not None
+    assert found._trials.without_effect == []
+    assert {c.after for c in found._trials.in_vain} == {"32", "1"}
+
+
+def test_a_run_without_a_window_shows_no_more_than_its_tokens(tmp_path):
+    (said,) = causes(opened(tmp_path, "gemma2_to_jax", "window-missing"), blind=True)
+    assert "17 in the source, none that the probe reaches in the target" in str(said.proved)
+
+
+def test_settings_of_one_name_are_tried_by_value_too():
+    model = nn.Sequential(nn.LayerNorm(3, eps=1e-5), nn.LayerNorm(3, eps=1e-6), nn.LayerNorm(3, eps=1e-5))
+    tried = [c for g in groups(Knobs(model), [], {}) if g.meaning is EPSILON for c in g.candidates]
+    alone = [c for c in tried if [*c.changes] == ["1.eps"]]
+    assert ("1e-06", "1e-05") in {(c.before, c.after) for c in alone}
+    (together,) = {c.before for c in tried if len(c.changes) == 3}
+    assert together == "1e-05 and 1e-06"
 
 
 def test_without_a_source_to_run_the_evidence_speaks_and_nothing_is_called_proved(tmp_path):
@@ -196,9 +235,9 @@ def llama3(table: np.ndarray, factor: float, context: float) -> np.ndarray:
 
 def test_rotary_tables_are_told_by_their_values_and_scaled_as_published():
     plain = frequencies(5e5, 16, 16)
-    groups = {g.meaning: g for g in rotary_groups({"any.name": plain, "other": np.ones(16)}, [])}
-    assert set(groups) == {BASE, FRACTION, STRETCH, ROPE_TYPE}
-    (eight, *_) = groups[ROPE_TYPE].candidates
+    found = {g.meaning: g for g in rotary_groups({"any.name": plain, "other": np.ones(16)}, [])}
+    assert set(found) == {BASE, FRACTION, STRETCH, ROPE_TYPE}
+    (eight, *_) = found[ROPE_TYPE].candidates
     assert [*eight.changes] == ["any.name"]
     scaled = llama3(plain, 8.0, 8192.0)
     np.testing.assert_allclose(eight.changes["any.name"], scaled, rtol=1e-6)

@@ -73,6 +73,10 @@ def _attributes(
                 wanted += [(v, None) for v in _CAPS]
             yield Group(meaning, [_set(meaning, settings, v, d) for v, d in wanted])
         elif set_ones and not any(isinstance(v, bool) for v in set_ones.values()):
+            values = dict.fromkeys(set_ones.values())
+            for value in values if len(values) > 1 else ():  # a norm of another kind has an epsilon of its own
+                alike = {path: v for path, v in set_ones.items() if v == value}
+                yield _numbers(meaning, alike, differences, sizes)
             yield _numbers(meaning, set_ones, differences, sizes)
         elif all(isinstance(v, bool) for v in set_ones.values()):
             yield Group(meaning, [_flipped(meaning, set_ones, differences)])
@@ -86,8 +90,11 @@ def _flipped(meaning: Meaning, settings: Mapping[str, Any], differences: Sequenc
 
 def _set(meaning: Meaning, settings: Mapping[str, Any], value: Any, given: FieldDifference | None) -> Candidate:
     # what is held more than once may differ in type (a module's flag, a configuration's): the first speaks for all
-    written = _NO_WINDOW if meaning is WINDOW and value is None else value
-    return Candidate(meaning, _first(settings), shown(value), dict.fromkeys(settings, written), given)
+    wide = meaning is WINDOW and value is None
+    written = _NO_WINDOW if wide else value
+    # that the probe meets no bound is all that a run can show; that there is none, a configuration must say
+    after = "none that the probe reaches" if wide and given is None else shown(value)
+    return Candidate(meaning, _first(settings), after, dict.fromkeys(settings, written), given)
 
 
 def _numbers(
@@ -110,10 +117,10 @@ def _numbers(
         wanted += [(v**-0.5, d) for v, d in roots if isinstance(v, int | float) and v > 0]
     elif meaning is WINDOW:
         own = int(next(iter(settings.values())))
-        wanted += [(w, None) for w in (None, own + 1, own - 1, 2 * own, own // 2) if w is None or w > 0]
+        wanted += [(w, None) for w in (None, own + 1, own - 1, 2 * own, own // 2, 1) if w is None or w > 0]
     elif meaning is EXPERTS or not wanted:
         return Group(meaning, [])
-    tried = [_set(meaning, settings, v, d) for v, d in wanted if v != next(iter(settings.values()))]
+    tried = [_set(meaning, settings, v, d) for v, d in wanted if any(v != own for own in settings.values())]
     named = [(v, d) for v, d in wanted if factors and isinstance(v, float) and v not in (0.0, 1.0)]
     tried += [replace(scaled(v), given=d, factor=True) for v, d in named]
     tried += [scaled(f) for f in dict.fromkeys(factors) if f != 1]
@@ -127,7 +134,8 @@ def _roots(sizes: Mapping[str, int]) -> Iterator[float]:
 
 
 def _first(settings: Mapping[str, Any]) -> str:
-    return shown(next(iter(settings.values())))
+    """The value in use; all of them where they differ."""
+    return " and ".join(dict.fromkeys(map(shown, settings.values())))
 
 
 def _activations(found: Mapping[str, str], differences: Sequence[FieldDifference]) -> Iterator[Group]:

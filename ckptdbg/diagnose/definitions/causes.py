@@ -119,7 +119,8 @@ class Definitions:
         """What the target's configuration says of every setting that reaches these places."""
         assert self._trials is not None
         named = [next((c for c in g.candidates if _named_by_the_target(c)), None) for g in self._groups(places)]
-        return [c for c in named if c is not None and c.meaning not in self._trials.without_effect]
+        idle = {paths for _, paths in self._trials.idle}
+        return [c for c in named if c is not None and frozenset(c.changes) not in idle]
 
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends

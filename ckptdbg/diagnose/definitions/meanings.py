@@ -19,6 +19,8 @@ class Meaning:
     """Whether it cannot matter at the first position of a causal model: that token sees nothing but itself."""
     absent: bool = False
     """Whether a model may do without it (null in its configuration)."""
+    saturates: bool = False
+    """Whether one other value may change nothing on a short probe where yet another does."""
     normal: Callable[[object], object] = lambda value: value
     """A value in the form in which two sides are compared."""
 
@@ -38,9 +40,10 @@ FRACTION = Meaning(
     "the rotated part of each head",
     r"partial_rotary_factor|(rope|rotary)_(pct|percent(age)?|fraction|factor|dims?|ndims)",
     True,
+    saturates=True,
 )
 STRETCH = Meaning("the scaling of rotary positions", r"rope_(scaling_)?(factor|scale|linear_factor)|factor", True)
-ROPE_TYPE = Meaning("the kind of rotary scaling", r"rope_(type|scaling_type)", True)
+ROPE_TYPE = Meaning("the kind of rotary scaling", r"rope_(type|scaling_type)", True, saturates=True)
 EPSILON = Meaning("the epsilon of the norms", r"(?!router_).*(eps|epsilon)")
 ACTIVATION = Meaning(
     "the activation function",
@@ -61,7 +64,11 @@ SCORE_CAP = Meaning(
 )
 FINAL_CAP = Meaning("the soft cap of the logits", r"(final|output|lm_head)_(logits?_)?(soft_?)?cap(ping)?", absent=True)
 WINDOW = Meaning(
-    "the sliding window", r"(sliding_|local_|att(ention|n)_)?window(_size|_length)?|local_attention", True, absent=True
+    "the sliding window",
+    r"(sliding_|local_|att(ention|n)_)?window(_size|_length)?|local_attention",
+    True,
+    absent=True,
+    saturates=True,
 )
 CAUSAL = Meaning("the causal mask", r"(is_)?causal|use_causal_mask|is_decoder")
 ORDER = Meaning("the order of rotation with query/key norm", r"qk_?norm_(after|before)_rope|(rope|rotary)_first", True)

@@ -50,15 +50,22 @@ class Trials:
     """Runs the side whose settings are varied."""
     deadline: float = 0.0
     runs: int = 0
-    without_effect: list[Meaning] = field(default_factory=list)
-    """Settings that do not reach the place."""
+    idle: list[tuple[Meaning, frozenset[str]]] = field(default_factory=list)
+    """Settings that do not reach the place: what they mean, and where they are held."""
+    reaching: list[Meaning] = field(default_factory=list)
+    """What does reach it, wherever it is held: a configuration may repeat what a module computes with."""
     in_vain: list[Candidate] = field(default_factory=list)
     """Values with which the two sides do not agree either."""
 
     def rest(self) -> None:
         """Begin anew: another allowance of time, nothing tried."""
         self.deadline = time.process_time() + SECONDS
-        self.without_effect, self.in_vain = [], []
+        self.idle, self.reaching, self.in_vain = [], [], []
+
+    @property
+    def without_effect(self) -> list[Meaning]:
+        """What another value of changes nothing at the place, wherever it is held."""
+        return [meaning for meaning, _ in self.idle if meaning not in self.reaching]
 
     @property
     def exhausted(self) -> bool:
@@ -67,14 +74,18 @@ class Trials:
 
     def prove(self, group: Group, places: Sequence[Place]) -> Proof | None:
         """Try the values of one setting, then look for another value of it where it is a number."""
-        tried = len(self.in_vain)
+        tried, unchanged = len(self.in_vain), 0
         for candidate in group.candidates:
             remaining = self._remaining(candidate, places[0])
             if remaining is None or self.exhausted:
                 continue
             if remaining == _UNCHANGED:
-                self.without_effect.append(group.meaning)
+                unchanged += 1
+                if group.meaning.saturates and unchanged < len(group.candidates):
+                    continue
+                self.idle.append((group.meaning, frozenset(candidate.changes)))
                 return None
+            self.reaching.append(group.meaning)
             if remaining < _WORTH_CONFIRMING and (proof := self._confirmed(candidate, places)) is not None:
                 return proof
             self.in_vain.append(candidate)
