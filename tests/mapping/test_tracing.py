@@ -117,6 +117,18 @@ def test_the_checkpoints_own_values_have_the_last_word():
     assert "of the real tensors the function makes other values" in left.reason
 
 
+@pytest.mark.parametrize("axes", [(0, 0), (0, 1), (1, 0), (2, 1)])
+def test_tensors_of_two_names_are_stacked_layer_by_layer(axes):
+    specs = {f"h.{i}.{name}": TensorSpec((4, 6), "float32") for i in range(11) for name in ("gate", "up")}
+
+    def convert(tensors):
+        pairs = [np.stack([tensors[f"h.{i}.{name}"] for name in ("gate", "up")], axes[1]) for i in range(11)]
+        return {"wi": np.stack(pairs, axes[0])}
+
+    traced = trace(convert, specs)
+    assert (traced.untraced, same_bits(traced, convert, specs)) == ((), set())
+
+
 BLENDS = {
     "another tensor": lambda t: t["a"] + np.float32(0.01) * t["b"],
     "its own rows": lambda t: np.float32(0.999) * t["a"] + np.float32(0.001) * t["a"][::-1],

@@ -63,7 +63,18 @@ def _without_list_stacks(m: Made) -> Made:
 
 def _stacked_by_op(m: Made) -> Made:
     ops = [{**op, "of": list(range(len(m.sources)))} if "rearrange" in op else op for op in m.ops]
-    return Made(m.target, m.sources, (*ops, *({"stack": axis} for axis, _ in m.stacks)), ())
+    return Made(m.target, m.sources, (*ops, *_stack_ops(m.stacks)), ())
+
+
+def _stack_ops(stacks: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """A stack takes every source at once: of several levels their axes are parted afterwards."""
+    if len(stacks) < 2:
+        return [{"stack": axis} for axis, _ in stacks]
+    levels = {axis: f"n{i}" for i, (axis, _) in enumerate(stacks)}
+    others = {axis: f"x{axis}" for axis in range(max(levels)) if axis not in levels}
+    before = " ".join([f"({' '.join(levels.values())})", *others.values(), "..."])
+    after = " ".join([*(name for _, name in sorted((levels | others).items())), "..."])
+    return [{"stack": 0}, {"rearrange": f"{before} -> {after}", **{levels[axis]: n for axis, n in stacks}}]
 
 
 def _grouped(members: Sequence[Made], key: Any) -> list[list[Made]]:
