@@ -67,6 +67,9 @@ def _listed(index: Path) -> dict[Path, list[str] | None]:
         raise CheckpointError("not an index of shards", where=str(index), expected="a key weight_map")
     listed: dict[Path, list[str]] = {}
     for tensor, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).is_absolute() or ".." in Path(file).parts:
+            problem = f"tensor {tensor} is said to be in something that is no file of this directory"
+            raise CheckpointError(problem, where=str(index), found=repr(file))
         listed.setdefault(index.parent / file, []).append(tensor)
     return {**listed}
 
@@ -75,7 +78,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; ``CheckpointError`` where the file is not one."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise CheckpointError(f"not valid JSON: {cause}", where=str(path)) from cause
     if not isinstance(found, dict):
         raise CheckpointError("not a JSON object", where=str(path), found=type(found).__name__)

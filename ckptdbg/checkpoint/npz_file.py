@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.lib import format as npy
 from ckptdbg.checkpoint.base import Array, Checkpoint
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CheckpointError
+
+# Besides what is no archive: a wrong checksum, a stream that ends or makes no sense, a password, another compression.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 
 
 class NpzCheckpoint(Checkpoint):
@@ -21,14 +25,18 @@ class NpzCheckpoint(Checkpoint):
             with zipfile.ZipFile(path) as archive:
                 names = [name for name in archive.namelist() if name.endswith(".npy")]
                 specs = {name.removesuffix(".npy"): _spec(archive, name, path) for name in names}
-        except (zipfile.BadZipFile, EOFError, ValueError) as cause:
+        except _DAMAGED as cause:
             raise CheckpointError(f"not an npz file, or cut short: {cause}", where=str(path)) from cause
         super().__init__(path, specs)
 
     def _read(self, name: str) -> Array:
         assert self.path is not None
-        with np.load(self.path, allow_pickle=False) as archive:
-            return archive[name]
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return archive[name]
+        except _DAMAGED as cause:
+            problem = f"tensor {name} cannot be read: {cause}"
+            raise CheckpointError(problem, where=str(self.path), hint="copy it again") from cause
 
 
 def _spec(archive: zipfile.ZipFile, name: str, path: Path) -> TensorSpec:

@@ -57,7 +57,7 @@ def read_header(path: Path) -> dict[str, Place]:
         text = file.read(length) if size >= begin else None
     try:
         header = json.loads(text) if text else None
-    except ValueError:  # JSON and UTF-8 errors alike
+    except (ValueError, RecursionError):  # JSON and UTF-8 errors alike; brackets without end
         header = None
     if not isinstance(header, dict):
         problem = "not a safetensors file, or cut short inside its header"
@@ -75,15 +75,17 @@ def read_header(path: Path) -> dict[str, Place]:
 
 def _place(name: str, item: Any, begin: int, path: Path) -> Place:
     try:
-        code, shape, (start, stop) = item["dtype"], tuple(map(int, item["shape"])), item["data_offsets"]
+        code, shape, (start, stop) = item["dtype"], tuple(item["shape"]), item["data_offsets"]
+        if not all(type(n) is int and 0 <= n < 2**63 for n in (*shape, start, stop)):
+            raise ValueError("shape and offsets are whole numbers from 0")
     except (KeyError, TypeError, ValueError) as cause:
         raise CheckpointError(f"tensor {name} has no proper header", where=str(path), found=repr(item)) from cause
-    if code not in SAFETENSORS:
+    if not isinstance(code, str) or code not in SAFETENSORS:
         expected = f"one of {', '.join(SAFETENSORS)}"
         raise CheckpointError(f"tensor {name} has an unknown dtype", where=str(path), found=code, expected=expected)
     spec = TensorSpec(shape, SAFETENSORS[code])
     expected = math.prod(shape) * as_dtype(spec.dtype).itemsize
-    if stop - start != expected or start < 0:
+    if stop - start != expected:
         problem = f"tensor {name} of shape {shape} and {spec.dtype} has the wrong number of bytes"
         raise CheckpointError(problem, where=str(path), found=stop - start, expected=expected)
     return Place(spec, begin + start, begin + stop)

@@ -18,7 +18,10 @@ class TorchCheckpoint(Checkpoint):
     """One file that ``torch.save`` wrote. Dicts in dicts are flattened, their keys joined by dots."""
 
     def __init__(self, path: Path) -> None:
-        self._tensors = flatten(load(path))
+        try:
+            self._tensors = flatten(load(path))
+        except RecursionError as cause:
+            raise CheckpointError("a dict in it holds itself", where=str(path), expected="a state_dict") from cause
         if not self._tensors:
             raise CheckpointError("holds no tensors", where=str(path), expected="a dict of tensors (a state_dict)")
         specs = {name: TensorSpec(tuple(t.shape), _dtype(name, t, path)) for name, t in self._tensors.items()}
@@ -75,4 +78,6 @@ def _dtype(name: str, tensor: Any, path: Path) -> str:
         ) from cause
     if str(tensor.layout) != "torch.strided":
         raise CheckpointError(f"tensor {name} is sparse", where=str(path), expected="dense tensors")
+    if tensor.is_meta:
+        raise CheckpointError(f"tensor {name} has no values", where=str(path), found="device meta", expected="cpu")
     return found

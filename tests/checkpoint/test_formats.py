@@ -213,6 +213,17 @@ def test_a_file_that_is_not_safetensors(content, tmp_path):
             "tensor a has an unknown dtype; found F4; expected one of",
         ),
         ({"dtype": "F32", "shape": [2]}, "tensor a has no proper header; found {"),
+        ({"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}, "tensor a has an unknown dtype; found ['F32']"),
+        *(
+            ({"dtype": "F32", "shape": shape, "data_offsets": offsets}, "tensor a has no proper header; found {")
+            for shape, offsets in [
+                ([-2, -1], [0, 8]),
+                ([float("inf")], [0, 8]),
+                ([0, 10**30], [0, 0]),
+                ([2], [0.0, 8.0]),
+                ([2], ["0", "8"]),
+            ]
+        ),
         (
             {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
             "tensor a of shape (2,) and float32 has the wrong number of bytes; found 4; expected 8",
@@ -230,6 +241,40 @@ def test_a_header_that_contradicts_itself(item, message, tmp_path):
 def test_a_file_that_is_not_what_its_suffix_says(suffix, content, tmp_path):
     (tmp_path / f"x.{suffix}").write_bytes(content)
     fails(tmp_path / f"x.{suffix}", "not an npz file" if suffix == "npz" else "torch cannot load it as data: ")
+
+
+@pytest.mark.parametrize("file", [5, "../x.safetensors", "/x.safetensors"])
+def test_an_index_that_leads_elsewhere(file, tmp_path):
+    write("safetensors", random_tensors("float32"), tmp_path).rename(tmp_path / "x.safetensors")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
+    fails(tmp_path / "model", f"said to be in something that is no file of this directory; found {file!r}")
+
+
+def test_brackets_without_end(tmp_path):
+    header = b'{"a":' + b"[" * 100_000
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    fails(tmp_path / "x.safetensors", "not a safetensors file")
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
+    fails(tmp_path, "not valid JSON")
+
+
+def test_an_npz_with_a_wrong_checksum(tmp_path):
+    np.savez(tmp_path / "x.npz", a=np.arange(1000.0))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[400] ^= 0xFF
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tensor a cannot be read: Bad CRC-32 .*; copy it again"):
+        open_checkpoint(tmp_path / "x.npz").read("a")
+
+
+def test_a_torch_file_without_values_or_without_end(tmp_path):
+    torch.save({"a": torch.empty(2, device="meta")}, tmp_path / "x.pt")
+    fails(tmp_path / "x.pt", "tensor a has no values; found device meta; expected cpu")
+    endless: dict = {"a": torch.zeros(2)}
+    endless["again"] = endless
+    torch.save(endless, tmp_path / "y.pt")
+    fails(tmp_path / "y.pt", "a dict in it holds itself")
 
 
 def test_a_torch_file_cut_short(tmp_path):
