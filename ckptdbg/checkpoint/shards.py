@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,8 @@ class ShardedWriter:
     """A digest of what the tensors are made from: shards of another origin are not gone on with."""
     overwrite: bool = False
     progress: Callable[[str], None] = lambda _: None
+    inputs: Sequence[Path] = ()
+    """Files that must not be replaced: what is read."""
     _done: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
@@ -89,6 +91,12 @@ class ShardedWriter:
         return kept
 
     def _check_free(self) -> None:
+        if not self.out.name or self.out.name == "..":
+            raise CheckpointError("a folder or a file needs a name", where=str(self.out))
+        for file in self.inputs:
+            if self.out.resolve() in (file.resolve(), *file.resolve().parents) and self.out.exists():
+                problem = f"{file} is here, which this conversion reads"
+                raise CheckpointError(problem, where=str(self.out), hint="name another place")
         if self.out.exists() and not self.overwrite:
             hint = "name another place, or --overwrite to replace it once the new one is complete"
             raise CheckpointError("there is something here already", where=str(self.out), hint=hint)
@@ -101,14 +109,17 @@ class ShardedWriter:
     def _resume(self) -> list[str]:
         """What an earlier run finished, from the same origin and unharmed."""
         manifest = self.part / "manifest.json"
-        if self.part.exists() and not manifest.is_file() and any(self.part.iterdir()):
-            raise CheckpointError("there is something else here already", where=str(self.part), hint="move it away")
         known = _manifest(manifest)
+        if not known and self.part.exists() and any(self.part.iterdir()):
+            raise CheckpointError("there is something else here already", where=str(self.part), hint="move it away")
         if known.get("origin") != self.origin or known.get("shards") != [list(names) for names in self.shards]:
             shutil.rmtree(self.part, ignore_errors=True)
             known = {}
         self.part.mkdir(parents=True, exist_ok=True)
         self._done = {f: d for f, d in known.get("done", {}).items() if _holds(self.part / f, d)}
+        for left in self.part.iterdir():  # what a run that was killed had begun
+            if left.name not in (*self._done, manifest.name):
+                _remove(left)
         self._note()
         return list(self._done)
 
@@ -148,13 +159,18 @@ class ShardedWriter:
         if self.out.exists():
             _remove(old)
             os.replace(self.out, old)
-        os.replace(ready, self.out)
+        try:
+            os.replace(ready, self.out)
+        except BaseException:
+            if os.path.lexists(old):
+                os.replace(old, self.out)
+            raise
         (self.out / "manifest.json").unlink(missing_ok=True) if self.out.is_dir() else _remove(self.part)
         _remove(old)
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def digest(array: Array) -> str:

@@ -50,9 +50,18 @@ def convert(
         single = out.suffix == ".safetensors"
         extra = {} if single else _beside(beside) | ({"mapping.yaml": mapping.text} if fix else {})
         if fix and single:
-            _check_free(out.with_suffix(".mapping.yaml"), overwrite)
+            beside_it = out.with_suffix(".mapping.yaml")
+            _check_free(beside_it, overwrite and beside_it.resolve() not in {f.resolve() for f in _inputs(read)})
         try:
-            kept = write(conversion, out, shard_size=size, overwrite=overwrite, extra=extra, progress=step)
+            kept = write(
+                conversion,
+                out,
+                shard_size=size,
+                overwrite=overwrite,
+                extra=extra,
+                inputs=_inputs(read),
+                progress=step,
+            )
         except KeyboardInterrupt:
             complain(f"interrupted; {GO_ON}")
             return 130
@@ -64,6 +73,11 @@ def convert(
         say(f"wrote {_write_mapping(mapping, out.with_suffix('.mapping.yaml'))}")
     say(f"wrote {out}: {len(conversion.specs())} tensors, read back and compared")
     return 0
+
+
+def _inputs(config: ReadConfig) -> list[Path]:
+    """Files of the user's own making."""
+    return [config.file, *([config.mapping] if isinstance(config.mapping, Path) else [])]
 
 
 def _mapping(config: ReadConfig) -> Mapping:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,18 @@ def write(
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
     extra: dict[str, str] | None = None,
+    inputs: Sequence[Path] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
     """Write a conversion to a folder, or to one file where ``out`` ends in ``.safetensors``; every shard is read back
-    and compared. Returns the shards that an earlier, interrupted run had finished. Raises CheckpointError,
+    and compared. What the conversion reads, and ``inputs`` besides, is never replaced. Returns the shards that an
+    earlier, interrupted run had finished. Raises CheckpointError,
     MappingError."""
     specs = conversion.specs()
     total = sum(map(size_of, specs.values()))
     shards = plan_shards(specs, total if out.suffix == ".safetensors" else shard_size)
-    writer = ShardedWriter(out, shards, conversion.origin, overwrite, progress)
+    read = _files(Path(conversion.read.where))
+    writer = ShardedWriter(out, shards, conversion.origin, overwrite, progress, [*read, *inputs])
     return writer.write(conversion.make, total, extra)
 
 

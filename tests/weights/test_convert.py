@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -203,6 +204,65 @@ def test_what_is_there_stays_unless_it_is_to_be_replaced(sample, tmp_path, monke
     monkeypatch.undo()
     assert run(sample, "-o", out, "--overwrite").exit_code == 0
     assert same(tensors_of(out), tensors_of(sample.parent / "target.safetensors"))
+
+
+def test_what_is_read_is_never_replaced(sample, tmp_path):
+    mapping = Mapping.load(sample.parent / "mappings" / "llama_to_scan.yaml")
+    source = sample.parent / "source"
+    before = {f: f.read_bytes() for f in sample.parent.rglob("*") if f.is_file()}
+    for out in (source, sample.parent, source / "model.safetensors", mapping.file, tmp_path):
+        done = run(sample, "-o", out, "--overwrite")
+        assert done.exit_code == 2, done.stdout
+        assert "which this conversion reads" in done.stderr
+    assert before == {f: f.read_bytes() for f in sample.parent.rglob("*") if f.is_file()}
+    nameless = run(sample, "-o", "..", "--overwrite")
+    assert (nameless.exit_code, "needs a name" in nameless.stderr) == (2, True)
+
+
+def test_a_link_is_replaced_and_what_it_leads_to_stays(sample, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    (tmp_path / "out").symlink_to(tmp_path / "mine")
+    done = run(sample, "-o", tmp_path / "out", "--overwrite")
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "kept"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "out", "sample"]
+
+
+def test_what_was_there_comes_back_where_the_new_one_cannot_be_moved(sample, tmp_path, monkeypatch):
+    out, replace = tmp_path / "out.safetensors", os.replace
+    write_safetensors(out, [("mine", A)])
+
+    def stuck(old, new):
+        if str(new) == str(out) and ".part" in str(old):
+            raise OSError(errno.EIO, "Input/output error")
+        replace(old, new)
+
+    monkeypatch.setattr(shards.os, "replace", stuck)
+    done = run(sample, "-o", out, "--overwrite")
+    assert (done.exit_code, "Input/output error" in done.stderr) == (2, True)
+    assert list(tensors_of(out)) == ["mine"]
+
+
+def test_what_a_killed_run_had_begun_does_not_stay_in_the_result(sample, tmp_path, monkeypatch):
+    failing(monkeypatch, KeyboardInterrupt(), after=1)
+    assert run(sample, "-o", tmp_path / "out", "--shard-size", "60kB").exit_code == 130
+    monkeypatch.undo()
+    begun = tmp_path / ".out.part" / ".model-00002-of-00004.safetensors.x1"
+    begun.mkdir()
+    (begun / "data").write_bytes(b"half")
+    done = run(sample, "-o", tmp_path / "out", "--shard-size", "60kB")
+    assert "kept from an earlier run" in done.stdout
+    assert not begun.exists()
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_of_someone_else_is_not_cleared(sample, tmp_path):
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "manifest.json").write_text('{"name": "a web page"}')
+    done = run(sample, "-o", tmp_path / "out")
+    assert (done.exit_code, "something else here already" in done.stderr) == (2, True)
+    assert (tmp_path / ".out.part" / "manifest.json").read_text() == '{"name": "a web page"}'
 
 
 def test_a_disk_that_does_not_keep_what_is_written_is_seen(tmp_path, monkeypatch):
