@@ -9,7 +9,7 @@ from PIL import Image
 from widget_examples import HOSTILE, NAMES, finding, result, site
 
 from ckptdbg.report.entries import EntryView, Step
-from ckptdbg.result import Logits
+from ckptdbg.result import Logits, Result
 from ckptdbg_widgets import (
     ActivationHeatmap,
     DivergenceMap,
@@ -54,6 +54,7 @@ def test_the_map_is_walked_by_keys_alone(opened):
     shown = opened(page("x", [DivergenceMap(result())]))
     shown.keyboard.press("Tab")
     assert "first divergence" in text(shown, ".ck-map .ck-readout")
+    assert "e5 × noise !, by itself 2.50e5 !" in text(shown, ".ck-map .ck-readout"), "the sign comes after the unit"
     assert "layer 1 · attention.key out" in text(shown, ".ck-map .ck-readout")
     walk(shown, "ArrowRight", "ArrowRight", "ArrowDown", "Enter")
     assert trait(shown, 0, "selected")["site"] == "decoder/layers_2/attention.value"
@@ -404,6 +405,20 @@ def test_choosing_a_place_moves_the_other_panels(opened, tmp_path):
         assert "layer 2" in text(shown, ".ck-map .ck-readout")
         shown.locator(".ck-verdict button").click()
         assert "layer 1 · attention.key out" in text(shown, ".ck-map .ck-readout"), "again after going elsewhere"
+
+
+def test_the_exported_page_opens_at_the_suspect_of_the_first_divergence(opened, tmp_path):
+    """Not at the entry of whichever finding is named first."""
+    given = result()
+    later = next(s for s in given.sites if (s.layer, s.entry, s.port) == ("2", "mlp.gate", "out")).model_dump()
+    other = finding(later, entries=[{"name": "mlp.gate", "file": "m.yaml", "line": 1}])
+    data = given.model_dump()
+    given = Result.model_validate(data | {"findings": [other, *data["findings"]]})
+    names = [EntryView(name, "m.yaml", 1, ("line",), (Step("x", (1,)),)) for name in NAMES]
+    shown = opened(export(given, tmp_path / "x.html", mapping=names).read_text("utf-8"))
+    assert text(shown, ".ck-mapping h3") == "attention.query"
+    shown.locator(".ck-verdict button").first.click()
+    assert text(shown, ".ck-mapping h3") == "mlp.gate"
 
 
 def test_the_logits_are_walked_token_by_token(opened):

@@ -51,7 +51,7 @@ export function describe(site, data, more = 0) {
   const alone = site.alone ? `, by itself ${ratio(site.alone.ratio, data.noise)}` : "";
   const name = `${site.name} ${site.port}`;
   const rest = [shape(site.shape), site.scope, site.note, more ? `worst of ${more + 1} sites here` : ""];
-  return [where, name, `${ratio(site.free.ratio, data.noise)} × noise${alone}`, ...rest].filter(Boolean);
+  return [where, name, `${ratio(site.free.ratio, data.noise, " × noise")}${alone}`, ...rest].filter(Boolean);
 }
 
 class DivergenceMap {

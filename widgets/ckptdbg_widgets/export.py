@@ -22,7 +22,7 @@ from ckptdbg_widgets.logits_panel import LogitsPanel
 from ckptdbg_widgets.mapping_panel import MappingPanel
 from ckptdbg_widgets.page import page
 from ckptdbg_widgets.panel import Panel
-from ckptdbg_widgets.sites import sites_of
+from ckptdbg_widgets.sites import sites_of, suspect_of
 from ckptdbg_widgets.verdict_panel import VerdictPanel
 
 
@@ -45,12 +45,14 @@ def export(
     panels: list[Panel] = [VerdictPanel(result)]
     if result.sites:
         panels += [DivergenceMap(result), LayerStepper(result)]
+    index = sites_of(result)["first"]
+    first = None if index is None else sorted(result.sites, key=lambda site: site.order)[index]
     if mapping is not None:
-        panels.append(MappingPanel(result, mapping, mended))
-    first = sites_of(result)["first"]
+        panels.append(entries := MappingPanel(result, mapping, mended))
+        if first is not None:
+            entries.select(suspect_of(result, first))
     if comparison is not None and first is not None:
-        site = sorted(result.sites, key=lambda site: site.order)[first]
-        panels.append(ActivationHeatmap.at(comparison, site))
+        panels.append(ActivationHeatmap.at(comparison, first))
     if comparison is not None:
         panels.append(LogitsPanel.of(comparison, result, ids=ids, decode=decode))
     elif result.logits is not None:

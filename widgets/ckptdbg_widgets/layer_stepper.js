@@ -170,8 +170,9 @@ class LayerStepper {
     if (line) this.reveal(line);
     this.title(site);
     const where = site.layer === null ? "outside the layers" : `layer ${site.layer}`;
-    const [free, alone] = [site.free.ratio, site.alone?.ratio].map((value) => ratio(value, this.data.noise));
-    this.live.say(`${where}, ${site.name} ${site.port}, ${free} times noise, by itself ${alone}`);
+    const free = ratio(site.free.ratio, this.data.noise, " times noise");
+    const alone = ratio(site.alone?.ratio, this.data.noise);
+    this.live.say(`${where}, ${site.name} ${site.port}, ${free}, by itself ${alone}`);
   }
 
   // Scrolls the frame alone: a page must not jump when a widget appears on it.

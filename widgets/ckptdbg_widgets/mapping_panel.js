@@ -214,7 +214,7 @@ class MappingPanel {
     const top = Math.log10(noise.divergent) * 3;
     const colours = table("viridis");
     const cell = ({ layer, ratio: value }) => {
-      const label = `${layer ? `layer ${layer}: ` : ""}${ratio(value, noise)} × noise`;
+      const label = `${layer ? `layer ${layer}: ` : ""}${ratio(value, noise, " × noise")}`;
       const fill = typeof value === "number" ? css(colours, Math.log10(Math.max(1, value)) / top) : "var(--ck-ink)";
       return h("span", {
         class: `ck-cell is-${level(value, noise)}`,

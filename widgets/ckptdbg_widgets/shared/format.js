@@ -12,10 +12,10 @@ export function number(value, digits = 3) {
   return String(Number(value.toPrecision(digits)));
 }
 
-// A ratio with its sign for eyes that see no colour: ! divergent, ? suspect.
-export function ratio(value, noise) {
+// A ratio with its sign for eyes that see no colour, after the unit: ! divergent, ? suspect.
+export function ratio(value, noise, unit = "") {
   const mark = { divergent: " !", suspect: " ?" }[level(value, noise)] ?? "";
-  return value === NONFINITE ? "not finite !" : `${number(value)}${mark}`;
+  return value === NONFINITE ? "not finite !" : `${number(value)}${unit}${mark}`;
 }
 
 // none (nothing measured), healthy, suspect or divergent.
