@@ -15,7 +15,6 @@ are split: one anchor per group, per iteration. ``iteration`` and ``group`` say 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -40,15 +39,23 @@ class Where:
     line: int | None = None
 
     def __str__(self) -> str:
-        place = f"{_from_here(self.file)}:{self.line}" if self.file else ""
+        place = _from_here(self.file) if self.file else ""
+        if place and self.line is not None:
+            place = f"{place}:{self.line}"
         return " ".join(part for part in (self.scope, place) if part)
 
 
 def _from_here(file: str) -> str:
-    """A file below the working directory is named from there."""
-    with suppress(ValueError):
-        return str(Path(file).relative_to(Path.cwd()))
-    return file
+    """A file of an installed package is named from the package on, one below the working directory from there; of a
+    package that lies elsewhere again from the package on."""
+    path = Path(file)
+    for installed in ("site-packages", "dist-packages"):
+        if installed in path.parts:
+            return file.rpartition(installed)[2][1:]
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    above = next((folder for folder in path.parents if not (folder / "__init__.py").is_file()), path.parent)
+    return file if above == path.parent else str(path.relative_to(above))
 
 
 @dataclass(frozen=True)

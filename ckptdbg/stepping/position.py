@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from ckptdbg.compare.sites import SiteMeasure
 from ckptdbg.diagnose.regions import upstream
 from ckptdbg.diagnose.suspects import references
 from ckptdbg.models.records import Anchor, Graph, Where
-from ckptdbg.report.names import number, place, visible
+from ckptdbg.report.names import number, visible
 from ckptdbg.report.words import suspect
 from ckptdbg.result import EntryRef
 from ckptdbg.stepping.printed import Printed
@@ -38,8 +37,7 @@ class Code:
 
     def printed(self) -> Iterator[str]:
         """The place, then its lines with the one that runs marked."""
-        at = " ".join(p for p in (visible(self.where.scope), place(_short(self.where.file), self.where.line)) if p)
-        yield f"  {self.side}  {at or 'no place in its code is known'}"
+        yield f"  {self.side}  {visible(self.where) or 'no place in its code is known'}"
         for line, text in self.lines:
             yield f"    {'>' if line == self.where.line else ' '} {line:5}  {visible(text)}".rstrip()
 
@@ -152,11 +150,6 @@ def _lines(where: Where) -> tuple[tuple[int, str], ...]:
     found = [(n, linecache.getline(where.file, n).rstrip()) for n in numbers]
     # A trace made elsewhere names files that are not here.
     return tuple(found) if any(text for _, text in found) else ()
-
-
-def _short(file: str | None) -> str | None:
-    """The file of an installed package is named from there."""
-    return file if file is None else re.split(r"[/\\](?:site|dist)-packages[/\\]", file)[-1]
 
 
 def _region(comparison: Comparison, stop: Stop) -> Region | None:
