@@ -221,3 +221,13 @@ def test_what_is_not_finite_or_not_there():
     other[3, 3] = np.inf
     with pytest.raises(MappingError, match="no target tensor"):
         recovered({"a": weight}, {"x": other})
+
+
+def test_rows_shuffled_each_on_its_own_are_not_explained():
+    generator = np.random.default_rng(7)
+    source = generator.standard_normal((5, 6)).astype(np.float32)
+    shuffled = generator.permuted(source, axis=1)
+    shuffled[4] = generator.standard_normal(6)
+    plain = generator.standard_normal((3, 4)).astype(np.float32)
+    found = recovered({"a": source, "b": plain}, {"x": shuffled, "y": plain})
+    assert [(u.target, u.wrong) for u in found.unexplained] == [("x", 30)]

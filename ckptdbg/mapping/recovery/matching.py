@@ -121,7 +121,7 @@ def _resembling(waiting: Array, theirs: Array, position: Array, used: Array) -> 
     there = position >= 0
     ours, lines = [], []
     for i, row in enumerate(waiting):
-        if not len(free):
+        if not len(free) or not there.any():
             break
         equal = (theirs[free][:, position[there]] == row[there]).mean(1)
         if equal.max() >= _ENOUGH:
