@@ -57,6 +57,15 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
+def test_a_mapping_that_is_there_is_seen_before_the_models_run(session, tmp_path):
+    session(RuntimeError("the models ran"))
+    (tmp_path / "mine.yaml").write_text("mine")
+    done = run("compare", "config.yaml", "--fix", tmp_path / "mine.yaml")
+    assert done.exit_code == 2
+    assert "mine.yaml: there is a file here already; name a new one" in done.stderr
+    assert (tmp_path / "mine.yaml").read_text() == "mine"
+
+
 @pytest.fixture
 def session(monkeypatch):
     """Makes ``compare`` return or raise what it is told to."""

@@ -36,6 +36,8 @@ def compare(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
 ) -> int:
     """Compare source and target layer by layer and name the mapping entry at fault."""
+    if fix is not None:
+        _check_free(fix)
     with progress() as step:
         session, result = run(config, step, source_trace)
         if coverage:
@@ -49,6 +51,14 @@ def compare(
         written = session.diagnosis.write(fix)
         say(f"wrote {written}" if written else "no verified repair of the mapping: nothing to write")
     return exit_status(result, strict=strict)
+
+
+def _check_free(path: Path) -> None:
+    """Said before the models run, not after."""
+    from ckptdbg.errors import MappingError
+
+    if path.exists():
+        raise MappingError("there is a file here already", where=str(path), hint="name a new one")
 
 
 def run(config: Path, progress: Callable[[str], None], source_trace: Path | None = None) -> tuple[Session, Result]:

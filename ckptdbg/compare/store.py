@@ -52,7 +52,7 @@ class StoredSource:
 
 def write_source(path: Path, stored: StoredSource) -> None:
     """Write a trace folder. Raises CheckpointError where something else than a trace is in the way."""
-    if path.exists() and not (path / "manifest.json").is_file():
+    if path.exists() and not _is_trace(path):
         raise CheckpointError(
             "there is something else here already", where=str(path), hint="choose another path for -o"
         )
@@ -73,6 +73,12 @@ def write_source(path: Path, stored: StoredSource) -> None:
         os.replace(fresh, path)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a folder holds a trace and nothing else: many things have a manifest."""
+    held = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    return "manifest.json" in held <= {"manifest.json", "arrays.safetensors"}
 
 
 def read_source(path: Path) -> StoredSource:

@@ -275,3 +275,26 @@ def test_settings_are_turned_and_come_back():
             expected = nn.functional.gelu(nn.functional.layer_norm(x, (3,), eps=0.3)) * 2.0
             torch.testing.assert_close(model(x), expected)
         torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_settings_come_back_whatever_happens_and_whenever(error, monkeypatch):
+    model = Small().eval()
+    knobs = Knobs(model)
+    kept = (model.norm.eps, model.act, model.scale, model.table)
+    changes = {"norm.eps": 0.3, "act": "gelu", "scale": 2.0, "table": np.ones(3)}
+    with pytest.raises(error), knobs.turned(changes):
+        raise error
+    assert (model.norm.eps, model.act, model.scale, model.table) == kept
+    turn = Knobs._turn
+
+    def interrupted(self, path, value):
+        turn(self, path, value)
+        if path == "table":
+            raise error
+
+    monkeypatch.setattr(Knobs, "_turn", interrupted)
+    with pytest.raises(error), knobs.turned(changes):
+        pytest.fail("it was interrupted before")
+    assert model.table is kept[-1]
+    assert (model.norm.eps, model.act, model.scale) == kept[:-1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,29 +91,39 @@ class Knobs:
         undo: list[Callable[[], None]] = []
         try:
             for path, value in changes.items():
-                undo.append(self._turn(path, value))
+                # known before anything is changed: an interrupt may come in between
+                undo.append(self._back(path))
+                self._turn(path, value)
             yield
         finally:
             for back in reversed(undo):
                 back()
 
-    def _turn(self, path: str, value: Any) -> Callable[[], None]:
+    def _back(self, path: str) -> Callable[[], None]:
+        """What gives a setting the value that it has now."""
+        if path in self._tables:
+            owner, name = self._tables[path]
+            return partial(owner._buffers.__setitem__, name, owner._buffers[name])
+        if path in self._activations:
+            owner, name = self._activations[path]
+            return partial(setattr, owner, name, getattr(owner, name))
+        holder, name = self._owners[path]
+        return partial(object.__setattr__, holder, name, getattr(holder, name))
+
+    def _turn(self, path: str, value: Any) -> None:
         if path in self._tables:
             owner, name = self._tables[path]
             old = owner._buffers[name]
             assert old is not None
             owner._buffers[name] = torch.from_numpy(np.asarray(value, np.float64).copy()).to(old.dtype)
-            return lambda: owner._buffers.__setitem__(name, old)
-        if path in self._activations:
+        elif path in self._activations:
             owner, name = self._activations[path]
-            before = getattr(owner, name)
-            setattr(owner, name, Activation(value) if isinstance(before, nn.Module) else ACTIVATIONS[value])
-            return lambda: setattr(owner, name, before)
-        holder, name = self._owners[path]
-        former = getattr(holder, name)
-        # not setattr: a configuration may check types, and a number that is searched for is no whole one
-        object.__setattr__(holder, name, value)
-        return lambda: object.__setattr__(holder, name, former)
+            held = isinstance(getattr(owner, name), nn.Module)
+            setattr(owner, name, Activation(value) if held else ACTIVATIONS[value])
+        else:
+            holder, name = self._owners[path]
+            # not setattr: a configuration may check types, and a number that is searched for is no whole one
+            object.__setattr__(holder, name, value)
 
 
 def _plain(name: str, value: Any) -> bool:
