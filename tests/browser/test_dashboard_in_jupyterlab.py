@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from playwright.sync_api import expect
 
 CELL = """
 import ckptdbg as cd
@@ -22,6 +23,20 @@ def shown(notebook):
     assert shown.failures() == []
     shown.page.wait_for_selector(".jp-OutputArea-output canvas", timeout=SECONDS)
     return shown
+
+
+def test_windows_are_folded_and_nothing_can_be_stopped_before_it_runs(shown):
+    page = shown.page
+    expect(page.get_by_role("button", name="stop")).to_have_count(0)
+    expect(page.locator(".ck-mapping")).to_be_visible()
+    expect(page.locator(".ck-logits")).to_be_hidden()
+    page.get_by_text("predictions", exact=True).click()
+    stage = page.locator(".ck-logits .ck-stage canvas").first
+    expect(stage).to_be_visible()
+    assert stage.bounding_box()["width"] > 300
+    page.get_by_text("mapping", exact=True).click()
+    expect(page.locator(".ck-mapping")).to_be_hidden()
+    assert shown.errors == []
 
 
 def test_try_apply_undo_from_the_browser(shown):

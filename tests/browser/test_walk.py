@@ -107,5 +107,6 @@ def test_saved_and_opened_again_without_its_kernel_it_still_shows_verdict_and_ma
     still.scroll_into_view_if_needed()
     expect(still).to_be_visible()
     expect(still).to_have_attribute("alt", re.compile("Divergent"))
+    expect(page.locator(".ckptdbg-still summary")).to_contain_text("Divergent")
     expect(page.get_by_text("model not found")).to_be_hidden()
     page.close()

@@ -103,8 +103,11 @@ def test_places_can_be_looked_at_while_models_run_and_stop_is_heard(dashboard, m
         return run(*args, **kwargs)
 
     monkeypatch.setattr(side, "run", slowly)
+    stop = dashboard.work.children[0].layout
+    assert stop.display == "none"
     dashboard._plant(False)
     assert begun.wait(60)
+    assert stop.display is None
     dashboard.layers.position = 3
     assert at(dashboard).order == 3
     # a second piece of work is refused in words, and the first is not disturbed
@@ -115,6 +118,7 @@ def test_places_can_be_looked_at_while_models_run_and_stop_is_heard(dashboard, m
     go_on.set()
     dashboard.work.wait(60)
     assert dashboard.work.said == "stopped: nothing was changed"
+    assert stop.display == "none"
     assert dashboard.said.value == ""
     dashboard._plant(True)
     dashboard.work.wait(60)

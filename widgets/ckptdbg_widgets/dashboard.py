@@ -52,7 +52,8 @@ class Dashboard(Shown, ipywidgets.VBox):
         self._moving = False
         super().__init__([
             self.verdict, self.map, self.layers, self.place, self.heatmap, self._buttons(), self.work, self.said,
-            self.mapping, self.try_it, self.logits,
+            _folding("mapping", self.mapping), _folding("try it", self.try_it),
+            _folding("predictions", self.logits, opened=False),
         ])  # fmt: skip
         self._connect()
         self.goto(self.layers.position)
@@ -191,3 +192,8 @@ class Dashboard(Shown, ipywidgets.VBox):
 
     def _sites(self) -> list[Site]:
         return sorted(self.result.sites, key=lambda site: site.order)
+
+
+def _folding(title: str, window: ipywidgets.Widget, opened: bool = True) -> ipywidgets.Accordion:
+    """A window that is in the way can be shut; each on its own, since several are looked at together."""
+    return ipywidgets.Accordion([window], titles=[title], selected_index=0 if opened else None)

@@ -42,6 +42,9 @@ class Shown:
 
 
 def _still(words: str, picture: bytes | None) -> str:
+    """The picture over its words, of which the first line is in sight; words alone where nothing is drawn."""
     if picture is None:
         return f"<pre>{escape(words)}</pre>"
-    return f'<img alt="{escape(words)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+    first, _, rest = (escape(part) for part in words.partition("\n"))
+    image = f'<img alt="{first}" src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
+    return f"{image}<details><summary>{first}</summary><pre>{rest}</pre></details>"

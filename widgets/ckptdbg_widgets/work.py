@@ -22,9 +22,10 @@ class Work(ipywidgets.HBox):
 
     def __init__(self) -> None:
         self._said = ipywidgets.HTML()
-        self._button = ipywidgets.Button(description="stop", tooltip="stop: nothing is changed", disabled=True)
+        self._button = ipywidgets.Button(description="stop", tooltip="stop: nothing is changed")
         self._button.on_click(lambda _: self.stop())
         self._stopped, self._thread = threading.Event(), None
+        self._show_stop(False)
         super().__init__([self._button, self._said])
 
     @property
@@ -37,7 +38,7 @@ class Work(ipywidgets.HBox):
         if self.busy:
             return
         self._stopped.clear()
-        self._button.disabled = False
+        self._show_stop(True)
         self._thread: threading.Thread | None = threading.Thread(target=self._run, args=(work, then), daemon=True)
         self._thread.start()
 
@@ -65,6 +66,9 @@ class Work(ipywidgets.HBox):
         """The last line, as HTML."""
         return self._said.value
 
+    def _show_stop(self, shown: bool) -> None:
+        self._button.layout.display = None if shown else "none"
+
     def _run(self, work: Callable[[], Any], then: Callable[[Any], Any]) -> None:
         try:
             found = work()
@@ -77,4 +81,4 @@ class Work(ipywidgets.HBox):
         except Exception as error:  # a thread has nobody to raise to
             self.say(f"{type(error).__name__}: {error}")
         finally:
-            self._button.disabled = True
+            self._show_stop(False)
