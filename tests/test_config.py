@@ -137,7 +137,7 @@ ERRORS = [
     ("batch: 3", "batch: 2.5", "5: probe.batch is not right; found 2.5; expected a whole number"),
     ("batch: 3", "batch: 0", "5: probe.batch is not right; found 0; expected greater than or equal to 1"),
     ("batch: 3", "batch: 64", "5: probe: batch and length are both 64; expected different sizes"),
-    ("tokens: random", "tokens: zeros", "5: probe.tokens is not right; found 'zeros'; expected 'random'"),
+    ("tokens: random", "tokens: zeros", "5: probe.tokens is not right; found 'zeros'; expected 'random' or 'cover'"),
     ("tokens: random, ", "", "5: probe: found nothing; expected exactly one of tokens, prompt, ids, inputs"),
     ("seed: 7", "ids: ids.npy", "5: probe: found tokens, ids; expected exactly one of tokens, prompt, ids, inputs"),
     ("tokens: random", "prompt: hello", "5: probe: prompt and tokenizer belong together"),

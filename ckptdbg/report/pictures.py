@@ -43,7 +43,8 @@ def pictures_of(comparison: Comparison, result: Result) -> Pictures | None:
     first = result.first_divergence
     if first is None:
         return None
-    place = comparison.output if first.port == "output" else comparison.sites[first.order]
+    parted = next((site for site in comparison.sites if site.free.divergent), None)
+    place = comparison.output if first.port == "output" or parted is None else parted
     source, target = (np.asarray(x, np.float64) for x in (place.source, place.target))
     layer = "" if first.layer is None else f", layer {first.layer}"
     tokens = tuple(str(row) for row in range(len(source)))

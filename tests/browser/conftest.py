@@ -7,22 +7,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from ckptdbg.models.loaders.function import importable
 
 with importable(Path(__file__).parents[2] / "tools"):
-    from lab import Lab, Notebook, chromium, launch, opened
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    if chromium() is None:
-        pytest.skip("no chromium: apt-get install chromium, or set CKPTDBG_CHROMIUM")
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        yield browser
-        browser.close()
+    from lab import Lab, Notebook, opened
 
 
 @pytest.fixture(scope="session")
