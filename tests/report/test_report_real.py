@@ -75,7 +75,12 @@ def test_an_entry_that_no_mapping_has_is_left_out(mapping):
 def test_the_values_shown_are_those_of_the_first_divergence():
     rng = np.random.default_rng(0)
     places = [
-        SimpleNamespace(source=rng.standard_normal((5, 3)), target=rng.standard_normal((5, 3))) for _ in range(32)
+        SimpleNamespace(
+            source=rng.standard_normal((5, 3)),
+            target=rng.standard_normal((5, 3)),
+            free=SimpleNamespace(divergent=i >= 30),
+        )
+        for i in range(32)
     ]
     output = SimpleNamespace(source=rng.standard_normal((5, 7)), target=rng.standard_normal((5, 7)))
     comparison = SimpleNamespace(sites=places, output=output)
