@@ -82,29 +82,13 @@ def recover(
         if spec.dtype not in rounded:
             rounded[spec.dtype] = rounded_to(raw, spec.dtype)
         sources, values = rounded[spec.dtype], np.asarray(read_target(name))
-        if not values.size:
-            unexplained.append(Unexplained(name, 0, 0, None, "it has no elements that could tell"))
-            continue
-        found = explain(values, sources, names, name, numbers, raw)
-        if found is None and not hashed(values).any():
-            unexplained.append(Unexplained(name, values.size, values.size, None, "zeros: it was never loaded"))
-            continue
-        if found is None:
-            reason = "no source tensor has its values: corrupt, trained further, or newly initialised"
-            unexplained.append(Unexplained(name, values.size, values.size, None, reason))
-            continue
-        try:
-            recipe, wrong = _recipe(values, found, raw, joiner_of, numbers)
-        except Unfactored as cause:
-            unexplained.append(Unexplained(name, values.size, values.size, None, str(cause)))
-            continue
-        if wrong.any():
-            at = tuple(int(i) for i in np.argwhere(wrong)[0])
-            reason = "elements that are not what the rest of the tensor says"
-            unexplained.append(Unexplained(name, int(wrong.sum()), values.size, at, reason))
-        if found.ambiguous:
+        recipe, left, guessed = _explained(name, values, sources, names, numbers, raw, joiner_of)
+        if recipe is not None:
+            made.append(Made(name, tuple(names[i] for i in recipe.sources), recipe.ops, recipe.stacks))
+        if left is not None:
+            unexplained.append(left)
+        if guessed:
             ambiguous.append(name)
-        made.append(Made(name, tuple(names[i] for i in recipe.sources), recipe.ops, recipe.stacks))
     if not made:
         raise MappingError(
             "no target tensor has the values of any source tensor", hint="are these the two checkpoints?"
@@ -125,6 +109,42 @@ def recover(
     left = [Untraced(u.target, u.reason) for u in unexplained if u.target not in present]
     text = mapping_text(made, [*names, *target], unused, left, "the two checkpoints, by their values")
     return Recovered(Mapping.loads(text, file="<recovered>"), tuple(unexplained), odd, tuple(ambiguous), unused)
+
+
+def _explained(
+    name: str,
+    values: Array,
+    sources: Sources,
+    names: list[str],
+    numbers: dict[str, float],
+    raw: list[Array],
+    joiner_of: Callable[..., Joiner],
+) -> tuple[Recipe | None, Unexplained | None, bool]:
+    """How a target is made, what of it is not explained, and whether names decided between equal tensors."""
+
+    def nothing(reason: str) -> tuple[None, Unexplained, bool]:
+        return None, Unexplained(name, values.size, values.size, None, reason), False
+
+    if not values.size:
+        return nothing("it has no elements that could tell")
+    found = explain(values, sources, names, name, numbers, raw)
+    if found is None and not hashed(values).any():
+        return nothing("zeros: it was never loaded")
+    if found is None:
+        return nothing(
+            "no source tensor has its values: corrupt, trained further, newly initialised, or changed in a way that is "
+            "not tried (negated, quantised, parts scaled differently)"
+        )
+    try:
+        recipe, wrong = _recipe(values, found, raw, joiner_of, numbers)
+    except Unfactored as cause:
+        return nothing(str(cause))
+    left = None
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        reason = "elements that are not what the rest of the tensor says"
+        left = Unexplained(name, int(wrong.sum()), values.size, at, reason)
+    return recipe, left, found.ambiguous
 
 
 def _recipe(
