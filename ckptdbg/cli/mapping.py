@@ -12,11 +12,24 @@ from ckptdbg.cli.frame import Config, guarded, progress, say
 app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
 
 
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")]
+
+
+def _give(text: str, out: Path | None) -> None:
+    """A mapping, on standard output or as a new file."""
+    from ckptdbg.report.files import write_new
+
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        say(f"wrote {write_new(out, text)}")
+
+
 @app.command("trace")
 @guarded
 def trace(
     config: Config,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")] = None,
+    out: Out = None,
 ) -> int:
     """Run the conversion function that CONFIG names on probes, and write what it does as a mapping file.
 
@@ -25,7 +38,6 @@ def trace(
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
     from ckptdbg.obtain import trace_config
-    from ckptdbg.report.files import write_new
     from ckptdbg.weights.checkpoints import open_side
 
     read = load_config(config)
@@ -35,10 +47,7 @@ def trace(
         source = open_side(read.source, "source", read.file)
         step("tracing the conversion")
         traced = trace_config(read, source.specs, source.read, source.config or {})
-    if out is None:
-        typer.echo(traced.mapping.text, nl=False)
-    else:
-        say(f"wrote {write_new(out, traced.mapping.text)}")
+    _give(traced.mapping.text, out)
     for left in traced.untraced:
         typer.echo(f"not in the mapping  {left.target}: {left.reason}", err=True)
     for name in traced.inexact:
@@ -53,7 +62,7 @@ def trace(
 def recover(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint that was converted from.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="What it was converted to.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")] = None,
+    out: Out = None,
 ) -> int:
     """Tell from the values alone which source tensors made each target tensor, and how, and write it as a mapping file.
 
@@ -61,15 +70,11 @@ def recover(
     """
     from ckptdbg.checkpoint import open_checkpoint
     from ckptdbg.mapping.recovery import recover as explain
-    from ckptdbg.report.files import write_new
 
     a, b = open_checkpoint(source), open_checkpoint(target)
     with progress() as step:
         found = explain(a.specs, a.read, b.specs, b.read, a.config or {}, step)
-    if out is None:
-        typer.echo(found.mapping.text, nl=False)
-    else:
-        say(f"wrote {write_new(out, found.mapping.text)}")
+    _give(found.mapping.text, out)
     for left in found.unexplained:
         where = "" if left.at is None else f" (the first at {list(left.at)})"
         typer.echo(f"unexplained  {left.target}: {left.wrong} of {left.size} elements{where}: {left.reason}", err=True)
