@@ -7,7 +7,6 @@ in a run of the whole model on this probe and on a second seed.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
+from ckptdbg.diagnose.apart import Apart
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.findings import find, template
@@ -28,6 +28,7 @@ from ckptdbg.diagnose.suspects import site_name, suspects_of
 from ckptdbg.diagnose.trial import Bench
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
+from ckptdbg.report.files import write_new
 from ckptdbg.result import Finding, Repair
 
 if TYPE_CHECKING:
@@ -54,13 +55,7 @@ class Diagnosis:
         there already."""
         if not self.mended:
             return None
-        if path.exists():
-            raise MappingError("there is a file here already", where=str(path), hint="name a new one")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.write_text(self.mapping.text, encoding="utf-8")
-        os.replace(fresh, path)
-        return path
+        return write_new(path, self.mapping.text, MappingError)
 
     @classmethod
     def of(cls, session: Session) -> Diagnosis:
@@ -121,15 +116,16 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     comparison, mapping = session.comparison, session.mapping
     bench, sizes, unused = Bench(comparison, mapping, session.progress), session.sizes, session.unused_sources
-    why = definitions(session, comparison)
-    mends: list[Mend] = []
+    why, mends = definitions(session, comparison), list[Mend]()
+    replay = source_replay(session, comparison)
 
     state.seen |= _divergent(session)
 
     def looked_for(bench: Bench, places: list[Place]) -> Outcome:
         suspects = suspects_of(comparison, places[0])
         partners = exchange_partners(comparison, session.evidence, mapping, places)
-        return search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners)
+        apart = None if replay is None else Apart(bench.comparison, replay)
+        return search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners, apart)
 
     def solve(places: list[Place]) -> Outcome | None:
         sites = {site_name(comparison, p) for p in places}
@@ -173,14 +169,19 @@ def definitions(session: Session, comparison: Comparison) -> Definitions:
     knobs = getattr(getattr(target, "side", None), "knobs", None)
     theirs = settings_of(session.model_config, config.options)
     differences = field_differences(theirs, settings_of(target.config, options, knobs))
-    if session.stored is not None or getattr(session.source.side, "knobs", None) is None:
+    replay = source_replay(session, comparison)
+    if replay is None or getattr(replay.side, "knobs", None) is None:
         replay = None if knobs is None else TargetReplay(comparison.rerun, comparison.plants)
-        return Definitions(comparison, replay, differences, session.sizes)
+    return Definitions(comparison, replay, differences, session.sizes)
+
+
+def source_replay(session: Session, comparison: Comparison) -> Replay | None:
+    """Runs the source again with its own values planted; None where it ran elsewhere."""
+    if session.stored is not None:
+        return None
     everywhere = frozenset(range(len(comparison.source.view.graph.anchors)))
     ins, outs = comparison.pairing.offered() if comparison.alike else (everywhere, everywhere)
-    side, runs = session.source.side, comparison.source.runs
-    replay = Replay(side, session.inputs, session.source_exact, runs, ins, outs)
-    return Definitions(comparison, replay, differences, session.sizes)
+    return Replay(session.source.side, session.inputs, session.source_exact, comparison.source.runs, ins, outs)
 
 
 def _left_on_another_seed(mended: Session) -> set[str]:

@@ -39,11 +39,13 @@ class Edit:
     """Another source tensor."""
     template: str | None = None
     """Another source, with the entry's one placeholder in braces."""
+    lanes: tuple[int, ...] | None = None
+    """What is stacked in another order, by its present places."""
 
     @property
     def changes_source(self) -> bool:
         """Whether it takes other tensors rather than another op."""
-        return (self.sources_of or self.order or self.source or self.template) is not None
+        return (self.sources_of or self.order or self.source or self.template or self.lanes) is not None
 
     @property
     def changes_factor(self) -> bool:
@@ -57,9 +59,10 @@ class Edit:
             return replace(entry, sources=other.sources, source_layers=other.source_layers)
         if self.order is not None:
             lanes = range(0, len(entry.sources), len(self.order))
-            places = [lane + i for lane in lanes for i in self.order]
-            layers = tuple(entry.source_layers[i] for i in places)
-            return replace(entry, sources=tuple(entry.sources[i] for i in places), source_layers=layers)
+            return _rearranged(entry, [lane + i for lane in lanes for i in self.order])
+        if self.lanes is not None:
+            each = len(entry.sources) // len(self.lanes)
+            return _rearranged(entry, [lane * each + i for lane in self.lanes for i in range(each)])
         if self.source is not None:
             return replace(entry, sources=(self.source,))
         if self.template is not None:
@@ -77,7 +80,18 @@ class Edit:
             return mapping.with_source(self.entry, self.source).without_ignored(self.source)
         if self.template is not None:
             return mapping.with_source(self.entry, self.template)
+        if self.lanes is not None:
+            return mapping.with_source(self.entry, self.taken).with_range(self.entry, *self.numbers)
         return mapping.with_ops(self.entry, self.data)
 
     taken: Any = None
     """As the mapping file spells the sources that are taken."""
+    numbers: tuple[str, list[int]] = ("", [])
+    """With ``lanes``: the placeholder that is stacked, and its values in their order."""
+
+
+def _rearranged(entry: BoundEntry, places: Sequence[int]) -> BoundEntry:
+    """The entry with its sources in another order."""
+    layers, specs = (tuple(items[i] for i in places) for items in (entry.source_layers, entry.source_specs))
+    sources = tuple(entry.sources[i] for i in places)
+    return replace(entry, sources=sources, source_layers=layers, source_specs=specs)

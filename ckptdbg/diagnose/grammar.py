@@ -50,7 +50,7 @@ def second_edits(entry: BoundEntry, first: Edit, mapping: TensorMapping, sizes: 
 def _op_edits(
     entry: BoundEntry, data: Sequence[Any], sizes: Mapping[str, int], factors: Mapping[str, int]
 ) -> list[Edit]:
-    found = [*_without(entry, data), *_resized(entry, data, sizes), *_reordered(entry, data)]
+    found = [*_without(entry, data), *_reordered(entry, data), *_resized(entry, data, sizes)]
     found += _rescaled(entry, data, factors)
     for at in _places(entry):
         shape = _shape_before(entry, at)

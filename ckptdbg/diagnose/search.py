@@ -1,4 +1,4 @@
-"""The search for a repair of one kind of place: single edits, exchanges, then pairs over two entries.
+"""The search for a repair of one kind of place: single edits, exchanges, then two edits at once.
 
 Layers are used as parallel benches: one run tries another candidate in every layer of the template, and what
 survives there is confirmed in all layers together.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations, islice, product
 
 from ckptdbg.compare.noise import SUSPECT
+from ckptdbg.diagnose.apart import Apart
 from ckptdbg.diagnose.definitions.causes import Causes
 from ckptdbg.diagnose.edit import VALUES, Edit
 from ckptdbg.diagnose.grammar import edits, second_edits
@@ -24,6 +25,8 @@ from ckptdbg.mapping import Mapping as TensorMapping
 _MOST_PAIRS = 400
 # Of two edits of different kinds, in one entry and over two.
 _MOST_MIXED = 200
+# Edits of one suspect, judged apart from the others, that are tried with every edit of another.
+_MOST_APART = 8
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,12 @@ class Suspect:
 
     entry: BoundEntry
     values_only: bool = False
-    """Its layout is seen to be right elsewhere; a scale may still be wrong (a norm hides it there)."""
+    """Its layout is seen to be right elsewhere; a scale may still be wrong (a norm hides it there), and so may the
+    order of what is stacked, which leaves some in their places."""
+
+    def allows(self, edit: Edit) -> bool:
+        """Whether an edit of it is worth trying."""
+        return not self.values_only or edit.family in VALUES or edit.lanes is not None
 
 
 def search(
@@ -71,21 +79,25 @@ def search(
     sizes: Mapping[str, int],
     unused: Mapping[str, tuple[int, ...]],
     partners: Sequence[BoundEntry] = (),
+    apart: Apart | None = None,
 ) -> Outcome:
     """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template. ``partners`` are entries
-    elsewhere that one of them may have been exchanged with."""
+    elsewhere that one of them may have been exchanged with. ``apart`` judges one suspect without the others, where the
+    source can be run."""
     bench.rest()
     singles = {}
     for s in suspects:
-        found = [(e,) for e in edits(s.entry, mapping, sizes, unused) if not s.values_only or e.family in VALUES]
+        found = [(e,) for e in edits(s.entry, mapping, sizes, unused) if s.allows(e)]
         singles[s.entry.name] = _distinct(bench, places[0], found)
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
+    moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in suspects]
 
     def rounds() -> Iterator[Sequence[tuple[Edit, ...]]]:
         """From the least change on; what comes later is put together only if it is needed."""
         yield [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)]
-        yield list(islice(_pairs([singles[e.name] for e in full]), _MOST_PAIRS))
+        yield _pairs_apart(bench, places, {s.entry.name: singles[s.entry.name] for s in suspects}, apart)
+        yield list(islice(_pairs(moving), _MOST_PAIRS))
         twice = sorted((c for e in full for c in _twice(e, singles[e.name], mapping, sizes)), key=_cost)
         mixed = sorted(_mixed_pairs([singles[s.entry.name] for s in suspects]), key=_cost)
         yield [*_distinct(bench, places[0], twice[:_MOST_MIXED]), *mixed[:_MOST_MIXED]]
@@ -110,9 +122,10 @@ def _singles_excluded(singles: Mapping[str, Sequence[tuple[Edit, ...]]]) -> list
 
 
 def _others_excluded(counts: Sequence[int]) -> list[str]:
-    same, other = counts
+    apart, same, other = counts
     most = f"the first {_MOST_PAIRS}" if same >= _MOST_PAIRS else "all"
-    found = [f"{most} pairs of edits of one family over two of them"] if same else []
+    found = [f"{apart} pairs with an edit of one that mends it apart from the others"] if apart else []
+    found += [f"{most} pairs of edits of one family over two of them"] if same else []
     return [*found, f"{other} times two edits of different families, of one of them or of two"] if other else found
 
 
@@ -133,6 +146,24 @@ def _distinct(bench: Bench, place: Place, candidates: Sequence[tuple[Edit, ...]]
         if effect not in nothing:
             found.setdefault(effect, candidate)
     return [c for c in found.values() if c]
+
+
+def _pairs_apart(
+    bench: Bench, places: Sequence[Place], singles: Mapping[str, list[tuple[Edit, ...]]], apart: Apart | None
+) -> list[tuple[Edit, ...]]:
+    """Edits of one suspect that mend the places where the values of all others are alike in every feature, so that an
+    order there does not matter, each with every edit of another."""
+    found = []
+    for name, candidates in singles.items() if apart is not None else ():
+        others = [other for other in singles if other != name]
+        level = apart.without(others, places) if apart is not None and others else None
+        if level is None:
+            continue
+        mends = _mending(bench.on(level), places, candidates, {name})
+        first = sorted(mends, key=lambda m: m.cost)[:_MOST_APART]
+        found += [(*m.edits, *c) for other in others for c in singles[other] for m in first]
+    once = {frozenset(map(id, pair)): pair for pair in found}
+    return sorted(once.values(), key=lambda pair: sum(e.cost for e in pair))
 
 
 def _pairs(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ...]]:

@@ -22,6 +22,7 @@ def other_sources(
     """All edits of an entry's source alone."""
     written = mapping.source(entry.name)
     yield from _plain(entry, data, written)
+    yield from _in_sequence(entry, data, written)
     yield from _sources(entry, data, written, unused)
 
 
@@ -64,3 +65,39 @@ def _plain(entry: BoundEntry, data: Sequence[Any], written: Any) -> Iterator[Edi
         plain = re.sub(r"\{[^{}]*?([A-Za-z_]\w*)[^{}]*\}", r"{\1}", written)
         if plain != written and plain.count("{") == 1:
             yield Edit(entry.name, LAYERS, f"take {plain}", 1, entry.ops, tuple(data), template=plain)
+
+
+def _in_sequence(entry: BoundEntry, data: Sequence[Any], written: Any) -> Iterator[Edit]:
+    """What is stacked in the order of its numbers: layers taken from each other, experts sorted as text."""
+    stacks = [stack for stack in entry.stacks if stack.side == "target"]
+    if len(stacks) != 1:
+        return
+    over, lanes = stacks[0].over, stacks[0].size
+    each = len(entry.sources) // lanes
+    plain = _with_plain(written, over)
+    numbers = _varying([entry.source_layers[i] for i in range(0, len(entry.sources), each)])
+    order = tuple(sorted(range(lanes), key=lambda lane: numbers[lane])) if numbers else ()
+    if plain is None or order == tuple(range(lanes)) or not order:
+        return
+    text = f"stack {over} in the order of its numbers, {', '.join(str(numbers[i]) for i in order[:3])}, ..."
+    given = (over, [numbers[i] for i in order])
+    yield Edit(entry.name, LAYERS, text, 1, entry.ops, tuple(data), lanes=order, taken=plain, numbers=given)
+
+
+def _with_plain(written: Any, name: str) -> Any:
+    """The sources with ``{name}`` alone where they compute with it; None where other placeholders take part there."""
+    if isinstance(written, list):
+        parts = [_with_plain(part, name) for part in written]
+        return None if None in parts else parts
+    braces = re.findall(r"\{([^{}]*)\}", written)
+    mixed = [b for b in braces if name in (found := re.findall(r"[A-Za-z_]\w*", b)) and {*found} != {name}]
+    return None if mixed else re.sub(rf"\{{[^{{}}]*\b{name}\b[^{{}}]*\}}", f"{{{name}}}", written)
+
+
+def _varying(layers: Sequence[str | None]) -> list[int]:
+    """The one number that differs among these names' numbers; nothing where several do, or none."""
+    rows = [[int(n) for n in (layer or "").split(".") if n] for layer in layers]
+    if len({len(row) for row in rows}) != 1:
+        return []
+    columns = [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
+    return list(columns[0]) if len(columns) == 1 else []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from ckptdbg.diagnose.edit import Edit
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.relabel import Relabel
 from ckptdbg.mapping import BoundEntry, BoundMapping
-from ckptdbg.models.records import Plant, Trace
+from ckptdbg.models.records import Plant, Record, Trace
 
 Array = NDArray[Any]
 # Per template of places, of this process's CPU time: a busy machine must not change what is found. Small models need
@@ -50,14 +51,17 @@ class Bench:
         for entry in mapping.entries:
             self.entries.setdefault(entry.name, []).append(entry)
         self._ports: dict[tuple, tuple[FeatureMap | None, FeatureMap | None]] = {}
-        runs, (_, outs) = comparison.source.runs, comparison.pairing.offered()
-        # what the source's isolated run passes on: what was planted there, else what it computed
-        own = enumerate(zip(runs.free.working.records, runs.isolated.promoted.records, strict=True))
-        self._passed_on = [planted if i in outs or not comparison.alike else computed for i, (planted, computed) in own]
+        self._passed_on = _passed_on(comparison)
         self._uses = count_uses(comparison.target.anchors)
         self._index = index_source(comparison.source.view.anchors)
         self.runs = 0
         self._deadline = time.process_time() + SECONDS
+
+    def on(self, comparison: Comparison) -> Bench:
+        """This bench, its allowance of time too, under other planted values of the same comparison."""
+        other = copy(self)
+        other.comparison, other._passed_on = comparison, _passed_on(comparison)
+        return other
 
     @property
     def exhausted(self) -> bool:
@@ -196,6 +200,13 @@ class Bench:
         return _promoted(
             trace.output, expected, working, jittered, own.jittered.output - own.promoted.output, self.comparison.alike
         ).ratio
+
+
+def _passed_on(comparison: Comparison) -> list[Record]:
+    """What the source's isolated run passes on at every anchor: what was planted there, else what it computed."""
+    runs, (_, outs) = comparison.source.runs, comparison.pairing.offered()
+    own = enumerate(zip(runs.free.working.records, runs.isolated.promoted.records, strict=True))
+    return [planted if i in outs or not comparison.alike else computed for i, (planted, computed) in own]
 
 
 def _promoted(

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.documents import dump_yaml, line_of, parse_yaml, plain, read_text
+from ckptdbg.documents import dump_yaml, line_of, lists_in_line, parse_yaml, plain, read_text
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.bind import bind
 from ckptdbg.mapping.bound import BoundMapping
@@ -122,6 +122,16 @@ class Mapping:
         """The mapping with another source (text or a list) in one entry; comments and order stay."""
         document = parse_yaml(self.text, self.file, MappingError)
         self._node(document, name)["source"] = source
+        return Mapping.loads(dump_yaml(document, like=self.text), self.file)
+
+    def with_range(self, name: str, placeholder: str, values: Sequence[int]) -> Mapping:
+        """The mapping with other values for one placeholder of an entry, in this order."""
+        document = parse_yaml(self.text, self.file, MappingError)
+        node, span = self._node(document, name), list(range(values[0], values[-1] + 1))
+        ranges = {**plain(node.get("for") or {}), placeholder: list(values)}
+        if list(values) == span:
+            ranges[placeholder] = f"{values[0]} .. {values[-1] + 1}"
+        node["for"] = lists_in_line(ranges)
         return Mapping.loads(dump_yaml(document, like=self.text), self.file)
 
     def without_ignored(self, name: str) -> Mapping:

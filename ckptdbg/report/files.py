@@ -34,10 +34,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     return path
 
 
-def write_new(path: str | os.PathLike[str], text: str) -> Path:
-    """``write_text`` to a path where nothing is yet. Raises ``CkptdbgError`` where there is."""
+def write_new(path: str | os.PathLike[str], text: str, error: type[CkptdbgError] = CkptdbgError) -> Path:
+    """``write_text`` to a path where nothing is yet. Raises ``error`` where there is."""
     if Path(path).exists():
-        raise CkptdbgError("there is a file here already", where=str(path), hint="name a new one")
+        raise error("there is a file here already", where=str(path), hint="name a new one")
     return write_text(path, text)
 
 

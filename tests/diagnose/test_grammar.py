@@ -85,3 +85,42 @@ def test_two_mistakes_in_one_entry_are_one_edit():
 def test_an_entry_keeps_its_shape():
     entry, mapping = entry_of([], (48, 5), (48, 5))
     assert all(made(entry, e).shape == (48, 5) for e in edits(entry, mapping, SIZES))
+
+
+STACKED = """version: 1
+entries:
+  - name: stacked
+    source: layers.{layer}.experts.{expert}.w
+    target: layers_{layer}/experts
+    stack: [{over: expert, axis: 0}]
+    for: {layer: "0 .. 2", expert: [0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]}
+  - name: swapped
+    source: ["layers.{layer + 1 - 2 * (layer % 2)}.a", "layers.{layer + 1 - 2 * (layer % 2)}.b"]
+    target: layers/ab
+    stack: [{over: layer, axis: 1}]
+    for: {layer: 0 .. 4}
+    ops:
+      - concat: 0
+"""
+STACKED_SOURCE = {f"layers.{i}.experts.{e}.w": TensorSpec((3, 5), "float32") for i in range(2) for e in range(12)}
+STACKED_SOURCE |= {f"layers.{i}.{n}": TensorSpec((2, 5), "float32") for i in range(4) for n in "ab"}
+STACKED_TARGET = {f"layers_{i}/experts": TensorSpec((12, 3, 5), "float32") for i in range(2)}
+STACKED_TARGET |= {"layers/ab": TensorSpec((4, 4, 5), "float32")}
+
+
+@pytest.mark.parametrize("name", ["stacked", "swapped"])
+def test_what_is_stacked_in_another_order_is_put_in_that_of_its_numbers(name):
+    mapping = Mapping.loads(STACKED, "mapping.yaml")
+    bound = {e.name: e for e in mapping.bind({}, STACKED_SOURCE, STACKED_TARGET).entries}
+    (edit,) = [e for e in edits(bound[name], mapping, {}) if e.lanes is not None]
+    wanted = sorted(bound[name].sources, key=lambda n: [int(p) if p.isdigit() else 0 for p in n.split(".")])
+    assert list(bound[name].sources) != wanted, "nothing is wrong here"
+    mended = edit.applied(bound[name], {})
+    assert list(mended.sources) == wanted
+    written = edit.written(mapping).bind({}, STACKED_SOURCE, STACKED_TARGET)
+    assert next(e for e in written.entries if e.name == name).sources == (
+        mended.sources if mended.layer is None else tuple(n.replace("layers.1", "layers.0") for n in mended.sources)
+    )
+    again = edit.written(mapping)
+    sound = {e.name: e for e in again.bind({}, STACKED_SOURCE, STACKED_TARGET).entries}
+    assert [e for e in edits(sound[name], again, {}) if e.lanes is not None] == []
