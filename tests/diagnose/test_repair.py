@@ -83,6 +83,27 @@ def test_faults_that_hide_each_other_come_out_together(tmp_path):
     assert all(f.repair is not None and f.repair.verified for f in result.findings)
 
 
+PAIR_OF_ORDERS = ("query-interleaved-backwards", "key-not-interleaved")
+
+
+def _mended_orders(folder) -> list:
+    session = open_session(build_sample(folder, "llama_to_nnx", PAIR_OF_ORDERS, num_hidden_layers=2))
+    return [f.repair for f in session.compare().findings]
+
+
+def test_two_wrong_orders_in_one_region_are_each_found_apart_from_the_other(tmp_path):
+    (repair,) = _mended_orders(tmp_path)
+    assert repair is not None
+    assert repair.verified
+    assert {repair.entry, *(other.entry for other in repair.together)} == {"attention.query", "attention.key"}
+
+
+@pytest.mark.slow
+def test_the_two_orders_are_not_found_where_none_is_judged_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptdbg.repair.Apart", lambda *_: None)
+    assert _mended_orders(tmp_path) == [None]
+
+
 def test_nothing_is_proposed_for_a_healthy_conversion(healthy):
     result = healthy.compare()
     assert (result.verdict, result.findings) == ("equivalent", [])
