@@ -26,9 +26,14 @@ class Checkpoint(ABC):
     """The model's ``config.json``, where the format has one."""
     specs: dict[str, TensorSpec]
     """Shape and dtype of every tensor, in the order of the file."""
+    left_out: dict[str, str]
+    """What else is there, by name, and why it is no tensor of the model."""
+    notes: dict[str, str]
+    """What a reader should know of a tensor: that it is stored in another way than it is read."""
 
     def __init__(self, path: Path | None, specs: dict[str, TensorSpec], config: dict[str, Any] | None = None) -> None:
         self.path, self.specs, self.config = path, specs, config
+        self.left_out, self.notes = {}, {}
 
     def read(self, name: str) -> Array:
         """One tensor in its own dtype (bfloat16 and float8 as ml_dtypes), not to be written to.

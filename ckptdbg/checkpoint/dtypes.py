@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -31,3 +33,12 @@ def as_dtype(name: str) -> np.dtype:
     """The dtype of a NumPy or ml_dtypes name; ``TypeError`` where there is none."""
     found = getattr(ml_dtypes, name, None)
     return np.dtype(found if isinstance(found, type) else name)
+
+
+def is_numeric(name: Any) -> bool:
+    """Whether it is the name of a dtype of numbers, as NumPy or ml_dtypes write it."""
+    try:
+        found = as_dtype(name) if isinstance(name, str) else None
+    except TypeError:
+        return False
+    return found is not None and found.name == name and (found.kind in "fiubc" or hasattr(ml_dtypes, name))

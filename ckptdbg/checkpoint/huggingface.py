@@ -56,8 +56,10 @@ def _shards(path: Path) -> dict[Path, list[str] | None]:
         return _listed(path / name) if name.endswith(".json") else {path / name: None}
     files = sorted(path.glob("*.safetensors"))
     if not files:
-        expected = f"*.safetensors or one of {', '.join(KNOWN)}"
-        raise CheckpointError("no tensors in this directory", where=str(path), expected=expected)
+        held = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+        found = ", ".join(held[:5]) + (", ..." if len(held) > 5 else "")
+        expected = f"*.safetensors or one of {', '.join(KNOWN)}; .metadata of torch's DCP; _METADATA of Orbax"
+        raise CheckpointError("no tensors in this directory", where=str(path), found=found or None, expected=expected)
     return dict.fromkeys(files)
 
 

@@ -6,8 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ckptdbg.checkpoint.base import Checkpoint
-from ckptdbg.checkpoint.huggingface import HuggingFaceCheckpoint
+from ckptdbg.checkpoint.dcp_folder import DcpCheckpoint
+from ckptdbg.checkpoint.folders import find_config, find_folder
+from ckptdbg.checkpoint.gguf_file import GgufCheckpoint
+from ckptdbg.checkpoint.huggingface import HuggingFaceCheckpoint, read_json
+from ckptdbg.checkpoint.msgpack_file import MsgpackCheckpoint
 from ckptdbg.checkpoint.npz_file import NpzCheckpoint
+from ckptdbg.checkpoint.orbax_folder import OrbaxCheckpoint
 from ckptdbg.checkpoint.safetensors_file import SafetensorsCheckpoint
 from ckptdbg.checkpoint.torch_file import TorchCheckpoint
 from ckptdbg.errors import CheckpointError
@@ -18,19 +23,34 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
     ".pt": TorchCheckpoint,
     ".pth": TorchCheckpoint,
     ".bin": TorchCheckpoint,
+    ".msgpack": MsgpackCheckpoint,
+    ".gguf": GgufCheckpoint,
 }
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint of any format: a Hugging Face directory, ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.bin``.
+    """A checkpoint of any format: a folder of Hugging Face's, of torch's Distributed Checkpoint or of Orbax, or a file
+    that ends in one of ``FORMATS``.
 
-    No tensor data is read. ``CheckpointError`` where the path is missing, its suffix is unknown, or the file is
-    damaged or not what its suffix says.
+    No tensor data is read. ``CheckpointError`` where the path is missing, its suffix is unknown, it is damaged or not
+    what its suffix says, or there are several checkpoints in a folder.
     """
     path = Path(path)
-    if path.is_dir():
-        return HuggingFaceCheckpoint(path, open_file)
-    return open_file(path)
+    if not path.is_dir():
+        return open_file(path)
+    try:
+        return _open_folder(path)
+    except OSError as cause:
+        raise CheckpointError(f"cannot be read: {cause.strerror or cause}", where=str(path)) from cause
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    kind, folder = find_folder(path)
+    if kind == "huggingface":
+        return HuggingFaceCheckpoint(folder, open_file)
+    file = find_config(path)
+    config = read_json(file) if file is not None else None
+    return DcpCheckpoint(folder, config) if kind == "dcp" else OrbaxCheckpoint(folder, config)
 
 
 def open_file(path: Path) -> Checkpoint:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,13 @@ import numpy as np
 from ckptdbg.checkpoint.base import Array
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.opening import open_checkpoint
+from ckptdbg.checkpoint.placing import Place, remove
 from ckptdbg.checkpoint.safetensors_file import write_safetensors
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CheckpointError
 
 SCHEMA = "ckptdbg.conversion/1"
+MANIFEST = "manifest.json"
 GO_ON = "the shards that are finished are kept: the same command goes on from there"
 Make = Callable[[tuple[str, ...]], Iterable[tuple[str, Array]]]
 """Some tensors by name, one at a time."""
@@ -52,28 +54,25 @@ def size_of(spec: TensorSpec) -> int:
 
 @dataclass
 class ShardedWriter:
-    """Writes one checkpoint to ``out``: a single file where it ends in ``.safetensors``, else a folder."""
+    """Writes one checkpoint to its place: a single file where that ends in ``.safetensors``, else a folder."""
 
-    out: Path
+    place: Place
     shards: list[tuple[str, ...]]
     origin: str
     """A digest of what the tensors are made from: shards of another origin are not gone on with."""
-    overwrite: bool = False
     progress: Callable[[str], None] = lambda _: None
-    inputs: Sequence[Path] = ()
-    """Files that must not be replaced: what is read."""
     _done: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def part(self) -> Path:
         """Where it is written until it is complete."""
-        return self.out.with_name(f".{self.out.name}.part")
+        return self.place.part
 
     def write(self, make: Make, total: int, extra: Mapping[str, str] | None = None) -> list[str]:
         """Write what is not there yet, check it by reading it back, move it into place. ``extra`` are small files for
         the folder. Returns the shards that an earlier run had finished. Raises CheckpointError; nothing that was there
         before is lost."""
-        self._check_free()
+        self.place.check_free()
         try:
             kept = self._resume()
             for number, names in enumerate(self.shards):
@@ -86,20 +85,9 @@ class ShardedWriter:
             self._move()
         except OSError as cause:
             raise CheckpointError(
-                f"cannot be written: {cause.strerror or cause}", where=str(self.out), hint=GO_ON
+                f"cannot be written: {cause.strerror or cause}", where=str(self.place.out), hint=GO_ON
             ) from cause
         return kept
-
-    def _check_free(self) -> None:
-        if not self.out.name or self.out.name == "..":
-            raise CheckpointError("a folder or a file needs a name", where=str(self.out))
-        for file in self.inputs:
-            if self.out.resolve() in (file.resolve(), *file.resolve().parents) and self.out.exists():
-                problem = f"{file} is here, which this conversion reads"
-                raise CheckpointError(problem, where=str(self.out), hint="name another place")
-        if self.out.exists() and not self.overwrite:
-            hint = "name another place, or --overwrite to replace it once the new one is complete"
-            raise CheckpointError("there is something here already", where=str(self.out), hint=hint)
 
     def _name(self, number: int) -> str:
         if len(self.shards) == 1:
@@ -108,26 +96,26 @@ class ShardedWriter:
 
     def _resume(self) -> list[str]:
         """What an earlier run finished, from the same origin and unharmed."""
-        manifest = self.part / "manifest.json"
-        known = _manifest(manifest)
+        manifest = self.part / MANIFEST
+        known = read_manifest(manifest)
         if not known and self.part.exists() and any(self.part.iterdir()):
             raise CheckpointError("there is something else here already", where=str(self.part), hint="move it away")
         if known.get("origin") != self.origin or known.get("shards") != [list(names) for names in self.shards]:
             shutil.rmtree(self.part, ignore_errors=True)
             known = {}
         self.part.mkdir(parents=True, exist_ok=True)
-        self._done = {f: d for f, d in known.get("done", {}).items() if _holds(self.part / f, d)}
+        self._done = {f: d for f, d in known.get("done", {}).items() if holds(self.part / f, d)}
         for left in self.part.iterdir():  # what a run that was killed had begun
             if left.name not in (*self._done, manifest.name):
-                _remove(left)
+                remove(left)
         self._note()
         return list(self._done)
 
     def _note(self) -> None:
         text = json.dumps({"schema": SCHEMA, "origin": self.origin, "shards": self.shards, "done": self._done})
-        fresh = self.part / "manifest.json.new"
+        fresh = self.part / f"{MANIFEST}.new"
         fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, self.part / "manifest.json")
+        os.replace(fresh, self.part / MANIFEST)
 
     def _write_shard(self, file: str, names: tuple[str, ...], make: Make) -> None:
         digests: dict[str, str] = {}
@@ -139,7 +127,7 @@ class ShardedWriter:
                 yield name, array
 
         write_safetensors(self.part / file, noted())
-        if not _holds(self.part / file, digests) or set(digests) != set(names):
+        if not holds(self.part / file, digests) or set(digests) != set(names):
             (self.part / file).unlink()
             problem = f"{file} does not hold what was written"
             raise CheckpointError(problem, where=str(self.part), hint="the disk may be failing: write elsewhere")
@@ -153,24 +141,9 @@ class ShardedWriter:
             (self.part / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
 
     def _move(self) -> None:
-        """Into place; what was there before goes only when the new one is."""
-        ready = self.part / self._name(0) if self.out.suffix == ".safetensors" else self.part
-        old = self.out.with_name(f".{self.out.name}.old")
-        if self.out.exists():
-            _remove(old)
-            os.replace(self.out, old)
-        try:
-            os.replace(ready, self.out)
-        except BaseException:
-            if os.path.lexists(old):
-                os.replace(old, self.out)
-            raise
-        (self.out / "manifest.json").unlink(missing_ok=True) if self.out.is_dir() else _remove(self.part)
-        _remove(old)
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        single = self.place.out.suffix == ".safetensors"
+        self.place.take(self.part / self._name(0) if single else self.part)
+        remove(self.part if single else self.place.out / MANIFEST)
 
 
 def digest(array: Array) -> str:
@@ -180,8 +153,8 @@ def digest(array: Array) -> str:
     return found.hexdigest()
 
 
-def _holds(file: Path, digests: Mapping[str, str]) -> bool:
-    """Whether a shard is there and holds exactly these tensors."""
+def holds(file: Path, digests: Mapping[str, str]) -> bool:
+    """Whether a checkpoint is there and holds exactly these tensors."""
     try:
         shard = open_checkpoint(file)
         return set(shard.specs) == set(digests) and all(digest(shard.read(n)) == d for n, d in digests.items())
@@ -189,7 +162,8 @@ def _holds(file: Path, digests: Mapping[str, str]) -> bool:
         return False
 
 
-def _manifest(file: Path) -> dict[str, Any]:
+def read_manifest(file: Path) -> dict[str, Any]:
+    """What an earlier run noted; empty where there is none of ours."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):

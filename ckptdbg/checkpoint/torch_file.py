@@ -6,7 +6,9 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from ckptdbg.checkpoint.base import Array, Checkpoint
 from ckptdbg.checkpoint.dtypes import as_dtype
@@ -19,39 +21,70 @@ class TorchCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         try:
-            self._tensors = flatten(load(path))
+            # torch wrote tar and plain pickle files before it wrote zip files: those cannot be mapped
+            self._tensors = flatten(load(path, str(path), mmap=zipfile.is_zipfile(path)))
         except RecursionError as cause:
             raise CheckpointError("a dict in it holds itself", where=str(path), expected="a state_dict") from cause
         if not self._tensors:
             raise CheckpointError("holds no tensors", where=str(path), expected="a dict of tensors (a state_dict)")
-        specs = {name: TensorSpec(tuple(t.shape), _dtype(name, t, path)) for name, t in self._tensors.items()}
+        specs = {name: TensorSpec(tuple(t.shape), dtype_of(name, t, str(path))) for name, t in self._tensors.items()}
         super().__init__(path, specs)
 
     def _read(self, name: str) -> Array:
-        import torch
-
-        tensor = self._tensors[name].detach()
-        dtype = as_dtype(self.specs[name].dtype)
-        if dtype.isbuiltin == 1:
-            return tensor.resolve_conj().resolve_neg().numpy()
-        # NumPy knows bfloat16 and float8 through ml_dtypes only: the same bytes under another name
-        return tensor.flatten().view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
+        return as_array(self._tensors[name])
 
 
-def load(path: Path) -> Any:
-    """What the file holds, tensors memory-mapped where its format allows; ``CheckpointError`` where torch cannot."""
+def load(file: Path | IO[bytes], where: str, *, mmap: bool = False) -> Any:
+    """What the file holds, tensors memory-mapped where asked for; ``CheckpointError`` where torch cannot."""
+    torch = import_torch(where)
     try:
-        import torch
-    except ImportError as cause:
-        raise CheckpointError("needs torch to be read", where=str(path), hint="pip install 'ckptdbg[torch]'") from cause
-    try:
-        # torch wrote tar and plain pickle files before it wrote zip files: those cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as cause:
         first_line = f"{str(cause).strip()}\n".splitlines()[0] or type(cause).__name__
         problem = f"torch cannot load it as data: {first_line}"
         hint = "it must be a state_dict saved with torch.save, whole, without code"
-        raise CheckpointError(problem, where=str(path), hint=hint) from cause
+        raise CheckpointError(problem, where=where, hint=hint) from cause
+
+
+def import_torch(where: str) -> Any:
+    """torch; ``CheckpointError`` where it is not installed."""
+    try:
+        import torch
+    except ImportError as cause:
+        raise CheckpointError("needs torch", where=where, hint="pip install 'ckptdbg[torch]'") from cause
+    return torch
+
+
+def as_array(tensor: Any) -> Array:
+    """A dense tensor on the CPU as an array, without a copy where its memory is in order."""
+    import torch
+
+    tensor = tensor.detach()
+    dtype = as_dtype(str(tensor.dtype).removeprefix("torch."))
+    if dtype.isbuiltin == 1:
+        return tensor.resolve_conj().resolve_neg().numpy()
+    # NumPy knows bfloat16 and float8 through ml_dtypes only: the same bytes under another name
+    return tensor.flatten().view(torch.uint8).numpy().view(dtype).reshape(tuple(tensor.shape))
+
+
+def as_tensor(array: Array, where: str) -> Any:
+    """The reverse, always a copy; ``CheckpointError`` where torch has no such dtype."""
+    import torch
+
+    dtype = torch_dtype(array.dtype.name, where)
+    flat = np.array(array.astype(array.dtype.newbyteorder("="), copy=False), order="C").reshape(-1)
+    if not flat.size:
+        return torch.empty(array.shape, dtype=dtype)
+    return torch.from_numpy(flat.view(np.uint8)).view(dtype).reshape(array.shape)
+
+
+def torch_dtype(name: str, where: str) -> Any:
+    """torch's dtype of a NumPy or ml_dtypes name; ``CheckpointError`` where there is none."""
+    torch = import_torch(where)
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError("torch has no such dtype", where=where, found=name, hint="write .safetensors")
+    return found
 
 
 def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -68,16 +101,15 @@ def flatten(node: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _dtype(name: str, tensor: Any, path: Path) -> str:
+def dtype_of(name: str, tensor: Any, where: str) -> str:
+    """NumPy's name of a dtype; ``CheckpointError`` where the tensor cannot be an array."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     try:
         found = as_dtype(dtype).name
     except TypeError as cause:
-        raise CheckpointError(
-            f"tensor {name} has a dtype without a NumPy twin", where=str(path), found=dtype
-        ) from cause
+        raise CheckpointError(f"tensor {name} has a dtype without a NumPy twin", where=where, found=dtype) from cause
     if str(tensor.layout) != "torch.strided":
-        raise CheckpointError(f"tensor {name} is sparse", where=str(path), expected="dense tensors")
+        raise CheckpointError(f"tensor {name} is sparse", where=where, expected="dense tensors")
     if tensor.is_meta:
-        raise CheckpointError(f"tensor {name} has no values", where=str(path), found="device meta", expected="cpu")
+        raise CheckpointError(f"tensor {name} has no values", where=where, found="device meta", expected="cpu")
     return found

@@ -23,31 +23,36 @@ if TYPE_CHECKING:
 def convert(
     config: Config,
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="OUT", help="A folder, or one file where it ends in .safetensors.")
+        Path,
+        typer.Option("--out", "-o", metavar="OUT", help="A folder, or a file that ends in .safetensors or .msgpack."),
     ],
     reverse: Annotated[bool, typer.Option("--reverse", help="Make the source's tensors from the target's.")] = False,
     fix: Annotated[
         bool, typer.Option("--fix", help="Diagnose first, and convert with the verified repairs of the mapping.")
     ] = False,
     dtype: Annotated[str | None, typer.Option(metavar="NAME", help="Store floating-point tensors so.")] = None,
-    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The most bytes in one file of a folder.")] = "5GB",
+    format: Annotated[
+        str | None, typer.Option(metavar="NAME", help="safetensors (unless OUT says another), dcp, orbax or msgpack.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The most bytes in one safetensors file.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at OUT.")] = False,
 ) -> int:
-    """Convert a checkpoint through the mapping, tensor by tensor. What is interrupted is gone on with."""
+    """Convert a checkpoint through the mapping, tensor by tensor. What is interrupted is gone on with (safetensors)."""
     from ckptdbg.checkpoint.shards import GO_ON
+    from ckptdbg.checkpoint.writing import ANEW, SHARDED, format_of, is_file
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
     from ckptdbg.weights.convert import parse_size, write
 
     if reverse and (fix or dtype):
         raise ConfigError("--reverse goes with neither --fix nor --dtype")
-    read, size = load_config(config), parse_size(shard_size)
+    read, size, single = load_config(config), parse_size(shard_size), is_file(out)
+    sharded = format_of(out, format) == SHARDED
     with progress() as step:
         mapping = _mended(config, step) if fix else _mapping(read)
         if mapping is None:
             return 1
         conversion, beside = _conversion(read, mapping, reverse, dtype)
-        single = out.suffix == ".safetensors"
         extra = {} if single else _beside(beside) | ({"mapping.yaml": mapping.text} if fix else {})
         if fix and single:
             beside_it = out.with_suffix(".mapping.yaml")
@@ -56,6 +61,7 @@ def convert(
             kept = write(
                 conversion,
                 out,
+                format=format,
                 shard_size=size,
                 overwrite=overwrite,
                 extra=extra,
@@ -63,7 +69,7 @@ def convert(
                 progress=step,
             )
         except KeyboardInterrupt:
-            complain(f"interrupted; {GO_ON}")
+            complain(f"interrupted; {GO_ON if sharded else ANEW}")
             return 130
     for line in conversion.dropped:
         say(line)
@@ -122,9 +128,11 @@ def _mended(config: Path, step: Callable[[str], None]) -> Mapping | None:
     return diagnosis.mapping
 
 
-def _beside(folder: Path | None) -> dict[str, str]:
-    file = folder / "config.json" if folder is not None else None
-    return {"config.json": file.read_text(encoding="utf-8")} if file is not None and file.is_file() else {}
+def _beside(path: Path | None) -> dict[str, str]:
+    from ckptdbg.checkpoint.folders import find_config
+
+    file = find_config(path) if path is not None else None
+    return {"config.json": file.read_text(encoding="utf-8")} if file is not None else {}
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -33,6 +33,10 @@ def inspect(
         if stats:
             figures = (f"{key} {number(row[key]):>10}" for key in ("mean", "std", "min", "max"))
             line += f"{'  '.join(figures)}  nonfinite {row['nonfinite']}"
-        say(line.rstrip())
+        note = opened.notes.get(row["name"])
+        say(f"{line.rstrip()}  ({note})" if note else line.rstrip())
     total = sum(math.prod(spec.shape) for spec in opened.specs.values())
     say(f"{len(opened.specs)} tensors, {total:,} elements")
+    for reason in dict.fromkeys(opened.left_out.values()):
+        names = [name for name, why in opened.left_out.items() if why == reason]
+        say(f"left out, {reason}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 
 from ckptdbg.checkpoint import TensorSpec
 from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.checkpoint.placing import Place
 from ckptdbg.checkpoint.shards import ShardedWriter, plan_shards, size_of
+from ckptdbg.checkpoint.writing import SHARDED, WholeWriter, format_of, is_file
 from ckptdbg.errors import CkptdbgError, MappingError
 from ckptdbg.mapping import BoundMapping, Mapping
 from ckptdbg.weights.checkpoints import Tensors
@@ -90,22 +91,24 @@ def write(
     conversion: Conversion,
     out: Path,
     *,
+    format: str | None = None,
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
     extra: dict[str, str] | None = None,
     inputs: Sequence[Path] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Write a conversion to a folder, or to one file where ``out`` ends in ``.safetensors``; every shard is read back
-    and compared. What the conversion reads, and ``inputs`` besides, is never replaced. Returns the shards that an
-    earlier, interrupted run had finished. Raises CheckpointError,
-    MappingError."""
-    specs = conversion.specs()
+    """Write a conversion to a folder or a file, in the ``format`` asked for or told by its name (``format_of``); all is
+    read back and compared. What the conversion reads, and ``inputs`` besides, is never replaced. Returns the shards
+    that an earlier, interrupted run had finished: of safetensors only. Raises CheckpointError, MappingError."""
+    specs, chosen = conversion.specs(), format_of(out, format)
+    place = Place(out, overwrite, [*_files(Path(conversion.read.where)), *inputs])
+    if chosen != SHARDED:
+        WholeWriter(place, chosen, progress).write(specs, conversion.make, extra)
+        return []
     total = sum(map(size_of, specs.values()))
-    shards = plan_shards(specs, total if out.suffix == ".safetensors" else shard_size)
-    read = _files(Path(conversion.read.where))
-    writer = ShardedWriter(out, shards, conversion.origin, overwrite, progress, [*read, *inputs])
-    return writer.write(conversion.make, total, extra)
+    shards = plan_shards(specs, total if is_file(out) else shard_size)
+    return ShardedWriter(place, shards, conversion.origin, progress).write(conversion.make, total, extra)
 
 
 def parse_size(text: str) -> int:
@@ -138,4 +141,4 @@ def _with(spec: TensorSpec, dtype: str) -> TensorSpec:
 
 
 def _files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else [Path(entry.path) for entry in os.scandir(path) if entry.is_file()]
+    return [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]

@@ -183,8 +183,8 @@ def test_a_missing_path_lists_what_is_beside_it(tmp_path):
 
 
 def test_an_unknown_suffix(tmp_path):
-    (tmp_path / "x.gguf").write_bytes(b"GGUF")
-    fails(tmp_path / "x.gguf", "unknown kind of checkpoint; found .gguf; expected a directory or one of .safetensors,")
+    (tmp_path / "x.h5").write_bytes(b"HDF")
+    fails(tmp_path / "x.h5", "unknown kind of checkpoint; found .h5; expected a directory or one of .safetensors,")
 
 
 def test_a_file_cut_short_in_its_data(tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ckptdbg.checkpoint.folders import find_config
 from ckptdbg.errors import LoaderError
 from ckptdbg.models.loaders.call import call_loader
 from ckptdbg.models.loaders.function import find_function
@@ -56,9 +57,9 @@ def load_model(
 
 
 def config_beside(path: Path | None) -> dict[str, Any] | None:
-    """The ``config.json`` in the checkpoint folder ``path``, or None."""
-    file = path / "config.json" if path is not None else None
-    if file is None or not file.is_file():
+    """The ``config.json`` of the checkpoint at ``path``, or None."""
+    file = find_config(path) if path is not None else None
+    if file is None:
         return None
     try:
         return json.loads(file.read_text(encoding="utf-8"))
