@@ -50,9 +50,13 @@ class DcpCheckpoint(Checkpoint):
 
     def _load(self, name: str, chunk: Chunk) -> Array:
         where = str(chunk.file)
-        with chunk.file.open("rb") as file:
-            file.seek(chunk.start)
-            tensor = load(io.BytesIO(file.read(chunk.length)), f"{where}: tensor {name}")
+        try:
+            with chunk.file.open("rb") as file:
+                file.seek(chunk.start)
+                stored = io.BytesIO(file.read(chunk.length))
+        except OSError as cause:
+            raise CheckpointError(f"tensor {name} cannot be read: {cause.strerror or cause}", where=where) from cause
+        tensor = load(stored, f"{where}: tensor {name}")
         found = (type(tensor).__name__, str(getattr(tensor, "dtype", "")), tuple(getattr(tensor, "shape", ())))
         expected = ("Tensor", f"torch.{self.specs[name].dtype}", chunk.sizes)
         if found != expected:
