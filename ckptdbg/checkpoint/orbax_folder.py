@@ -6,9 +6,12 @@ dtype; a leaf is stored under its keys joined by dots.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ckptdbg.checkpoint.base import Array, Checkpoint
 from ckptdbg.checkpoint.dtypes import is_numeric
@@ -39,11 +42,22 @@ class OrbaxCheckpoint(Checkpoint):
         self.left_out = {"/".join(k): TRAINER if k in arrays else OTHER for k in leaves if k not in names}
 
     def _read(self, name: str) -> Array:
+        store = self._stores[name]
+        elements = max(store.size, math.prod(store.chunk_layout.write_chunk.shape or ()))
+        self._check_room(name, elements * store.dtype.numpy_dtype.itemsize)
         try:
-            return self._stores[name].read().result()
+            return store.read().result()
         except ValueError as cause:
             problem = f"tensor {name} cannot be read: {_reason(cause)}"
             raise CheckpointError(problem, where=str(self.path), hint="copy it again, all of its files") from cause
+
+    def _check_room(self, name: str, size: int) -> None:
+        """An array without bounds would end the process inside tensorstore, and not in an error."""
+        try:
+            np.empty(size, np.uint8)
+        except (MemoryError, ValueError) as cause:
+            problem = f"tensor {name} is said to be larger than this machine's memory"
+            raise CheckpointError(problem, where=str(self.path), found=f"{size} bytes") from cause
 
 
 def _leaves(metadata: dict[str, Any], file: Path) -> dict[Keys, str]:
