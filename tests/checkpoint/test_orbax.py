@@ -62,23 +62,31 @@ def test_what_is_no_array_is_left_out(tmp_path):
     assert checkpoint.left_out == {"text": "no tensors"}
 
 
-class Block(nn.Module):
+def initial(boxed, *axes):
+    init = nn.initializers.normal()
+    return nn.with_logical_partitioning(init, axes) if boxed else init
+
+
+class Layer(nn.Module):
+    boxed: bool
+
+    @nn.compact
+    def __call__(self, x, _):
+        given = {"kernel_init": initial(self.boxed, "in", "out"), "bias_init": initial(self.boxed, "out")}
+        return x + sum(nn.Dense(5, name=name, **given)(x) for name in ("query", "value")), None
+
+
+class Model(nn.Module):
     """With what names depend on: a key ``value``, boxes that flax takes off, and layers in a scan."""
 
     boxed: bool
-    scanned: bool
 
     @nn.compact
     def __call__(self, x):
-        init = nn.initializers.normal()
-        init = nn.with_logical_partitioning(init, ("in", "out")) if self.boxed else init
-        bias = (
-            nn.with_logical_partitioning(nn.initializers.normal(), ("out",)) if self.boxed else nn.initializers.normal()
-        )
-        layer = nn.scan(nn.Dense, {"params": 0}, {"params": True}, length=3) if self.scanned else None
-        for name in ("query", "value"):
-            x = nn.Dense(5, kernel_init=init, bias_init=bias, name=name)(x)
-        return layer(5, name="layers")(x, None)[0] if layer and not self.boxed else x
+        named = {nn.PARTITION_NAME: "layers"}
+        rng = {"params": True}
+        made = nn.scan(Layer, variable_axes={"params": 0}, split_rngs=rng, length=3, metadata_params=named)
+        return made(self.boxed, name="layers")(x, None)[0]
 
 
 def in_memory(model):
@@ -92,7 +100,7 @@ def on_disk(checkpoint):
 @pytest.mark.parametrize("boxed", [False, True], ids=["plain", "boxed"])
 @pytest.mark.parametrize("wrapped", ["variables", "params", "train state", "train state of variables"])
 def test_a_linen_module_has_the_same_names_on_disk_and_in_memory(wrapped, boxed, tmp_path):
-    module = Block(boxed, scanned=False)
+    module = Model(boxed)
     variables = module.init(jax.random.key(0), jnp.ones((2, 5)))
     params = variables if wrapped.endswith("variables") else variables["params"]
     tree = params
@@ -100,7 +108,10 @@ def test_a_linen_module_has_the_same_names_on_disk_and_in_memory(wrapped, boxed,
         tree = TrainState.create(apply_fn=module.apply, params=params, tx=optax.adam(1e-3))
     checkpoint = open_checkpoint(save(tmp_path / "x", tree))
     assert on_disk(checkpoint) == in_memory((module, variables))
-    assert set(checkpoint.specs) == {f"{name}/{leaf}" for name in ("query", "value") for leaf in ("kernel", "bias")}
+    assert set(checkpoint.specs) == {
+        f"layers/{name}/{leaf}" for name in ("query", "value") for leaf in ("kernel", "bias")
+    }
+    assert checkpoint.specs["layers/value/kernel"].shape == (3, 5, 5)
     assert set(checkpoint.left_out.values()) == ({"the trainer's"} if wrapped.startswith("train") else set())
 
 
