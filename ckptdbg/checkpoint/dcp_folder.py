@@ -82,9 +82,10 @@ def _check_files(path: Path, stored: Stored) -> None:
             )
 
 
-def write_dcp(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array]) -> None:
-    """Write tensors through torch, one file and one in memory at a time, as a flat state dict."""
-    torch, where = import_torch(str(folder)), str(folder)
+def write_dcp(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str) -> None:
+    """Write tensors through torch, one file and one in memory at a time, as a flat state dict. Raises OSError, and
+    CheckpointError, which says ``where``."""
+    torch = import_torch(where)
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
@@ -97,10 +98,20 @@ def write_dcp(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str
             return as_tensor(read(index.fqn), where)
 
     plan = {n: torch.empty((), dtype=torch_dtype(s.dtype, where)).expand(s.shape) for n, s in specs.items()}
+    writer = FileSystemWriter(folder, single_file_per_rank=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
-        writer = FileSystemWriter(folder, single_file_per_rank=False)
         try:
             save(plan, storage_writer=writer, planner=Streaming(), no_dist=True)
-        except CheckpointException as cause:  # what went wrong, inside what torch makes of it
-            raise next(iter(cause.failures.values()))[0] from cause
+        except CheckpointException as cause:
+            raise _inner(next(iter(cause.failures.values()))[0], where) from cause
+
+
+def _inner(failure: BaseException, where: str) -> BaseException:
+    """What went wrong, inside what torch makes of it: of a full disk, an error of its own archive."""
+    if not isinstance(failure, RuntimeError):
+        return failure
+    context = failure.__cause__ or failure.__context__
+    while context is not None and not isinstance(context, OSError):
+        context = context.__cause__ or context.__context__
+    return context or CheckpointError(f"torch cannot write it: {str(failure).splitlines()[0]}", where=where)

@@ -107,9 +107,10 @@ def _shape(frame: Frame, numbers: dict[str, Node]) -> tuple[int, ...] | None:
     return tuple(found) if proper else None
 
 
-def write_msgpack(file: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array]) -> None:
-    """Write a tree as flax does, one array in memory at a time, three times over where it is below a gibibyte."""
-    msgpack = import_msgpack(str(file))
+def write_msgpack(file: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str) -> None:
+    """Write a tree as flax does. One array is in memory at a time, and up to a gibibyte of it thrice more. Raises
+    OSError, and CheckpointError, which says ``where``."""
+    msgpack = import_msgpack(where)
     packer = msgpack.Packer()
 
     def put(node: Any, stream: IO[bytes]) -> None:
@@ -122,7 +123,7 @@ def write_msgpack(file: Path, specs: Mapping[str, TensorSpec], read: Callable[[s
             put(member, stream)
 
     with file.open("wb") as stream:
-        put(tree_of(specs, str(file)), stream)
+        put(tree_of(specs, where), stream)
 
 
 def _put_array(packer: Any, stream: IO[bytes], array: Array) -> None:

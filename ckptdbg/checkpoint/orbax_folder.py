@@ -6,8 +6,12 @@ dtype; a leaf is stored under its keys joined by dots.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +133,14 @@ def _spec(name: str, store: Any, path: Path) -> TensorSpec:
     return TensorSpec(tuple(store.shape), dtype)
 
 
-def _reason(cause: Exception) -> str:
-    """tensorstore's words, without the specification that follows them."""
-    return str(cause).split(" [")[0]
-
-
-def write_orbax(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array]) -> None:
-    """Write a tree of dicts through Orbax's own checkpointer (OCDBT, zarr), one array in memory at a time."""
+def write_orbax(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str) -> None:
+    """Write a tree of dicts through Orbax's own checkpointer (OCDBT, zarr), one array in memory at a time. Raises
+    OSError, and CheckpointError, which says ``where``."""
     try:
         import jax
         import orbax.checkpoint as ocp
     except ImportError as cause:
-        raise CheckpointError("needs Orbax", where=str(folder), hint="pip install 'ckptdbg[orbax]'") from cause
+        raise CheckpointError("needs Orbax", where=where, hint="pip install 'ckptdbg[orbax]'") from cause
 
     class Streaming(ocp.type_handlers.NumpyHandler):
         """Asks for each array when it is written, and waits until it is."""
@@ -153,11 +153,14 @@ def write_orbax(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[s
 
     handlers = (_Leaf, Streaming(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler())
     registry = ocp.type_handlers.create_type_handler_registry(*handlers)
+    tree = jax.tree.map(_Leaf, tree_of(specs, where))
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
-            checkpointer.save(folder.resolve(), jax.tree.map(_Leaf, tree_of(specs, str(folder))))
-    except ValueError as cause:
-        raise CheckpointError(f"Orbax cannot write it: {_reason(cause)}", where=str(folder)) from cause
+        with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
+            checkpointer.save(folder.resolve(), tree)
+    except ValueError as cause:  # tensorstore's errors, those of the disk among them
+        if code := re.search(r"os_error_code='(\d+)'", str(cause)):
+            raise OSError(int(code[1]), os.strerror(int(code[1]))) from cause
+        raise CheckpointError(f"Orbax cannot write it: {_reason(cause)}", where=where) from cause
 
 
 class _Leaf:
@@ -165,3 +168,19 @@ class _Leaf:
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that Orbax's threads log: what goes wrong is raised."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _reason(cause: Exception) -> str:
+    """tensorstore's words, without the specification that follows them."""
+    return str(cause).split(" [")[0]

@@ -20,8 +20,8 @@ from ckptdbg.checkpoint.shards import MANIFEST, SCHEMA, Make, digest, holds, rea
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CheckpointError
 
-Write = Callable[[Path, Mapping[str, TensorSpec], Callable[[str], Array]], None]
-"""Writes tensors of these shapes and dtypes, each asked for once by its name."""
+Write = Callable[[Path, Mapping[str, TensorSpec], Callable[[str], Array], str], None]
+"""Writes tensors of these shapes and dtypes, each asked for once by its name; the text is where, for errors."""
 WRITERS: dict[str, Write] = {"dcp": write_dcp, "orbax": write_orbax, "msgpack": write_msgpack}
 SHARDED = "safetensors"
 FILES = {".safetensors": SHARDED, ".msgpack": "msgpack"}
@@ -89,7 +89,7 @@ class WholeWriter:
             digests[name] = digest(array)
             return array
 
-        WRITERS[self.format](ready, specs, read)
+        WRITERS[self.format](ready, specs, read, str(self.place.out))
         self.progress("reading back what was written")
         if not holds(ready, digests) or set(digests) != set(specs):
             problem = f"what was written in {self.format} does not read back as it was"

@@ -34,7 +34,7 @@ def test_what_is_read_is_what_was_written(dtype, tmp_path):
 def test_flax_restores_what_is_written(dtype, tmp_path):
     tensors = {f"a/{name}": array for name, array in random_tensors(dtype).items()}
     specs = {name: TensorSpec(array.shape, array.dtype.name) for name, array in tensors.items()}
-    msgpack_file.write_msgpack(tmp_path / "x.msgpack", specs, tensors.__getitem__)
+    msgpack_file.write_msgpack(tmp_path / "x.msgpack", specs, tensors.__getitem__, "here")
     restored = serialization.msgpack_restore((tmp_path / "x.msgpack").read_bytes())
     assert list(restored) == ["a"]
     assert all(same_bytes(restored["a"][name[2:]], array) for name, array in tensors.items())
@@ -51,7 +51,7 @@ def test_arrays_in_pieces(writer, tmp_path, monkeypatch):
         write(tree, tmp_path)
     else:
         specs = {name: TensorSpec(array.shape, array.dtype.name) for name, array in tensors.items()}
-        msgpack_file.write_msgpack(path, specs, tensors.__getitem__)
+        msgpack_file.write_msgpack(path, specs, tensors.__getitem__, "here")
     assert msgpack.unpackb(path.read_bytes(), strict_map_key=False)["big"]["__msgpack_chunked_array__"]
     checkpoint = open_checkpoint(path)
     assert all(same_bytes(checkpoint.read(name), array) for name, array in tensors.items())
