@@ -80,7 +80,7 @@ def read_metadata(folder: Path) -> Stored:
         tensors = {str(name): item for name, item in items.items() if _kind(item) == "TensorStorageMetadata"}
         specs = {name: _spec(name, item, file) for name, item in tensors.items()}
         chunks = {name: list(_chunks(name, item, specs[name], places, file)) for name, item in tensors.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as cause:
         found = f"{type(cause).__name__}: {cause}"
         raise CheckpointError("not the metadata of a distributed checkpoint", where=str(file), found=found) from cause
     for name, boxes in chunks.items():

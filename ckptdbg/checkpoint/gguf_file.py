@@ -35,9 +35,8 @@ class GgufCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         gguf = _import(path)
-        reader = _open(gguf, path)
+        reader, fields = _open(gguf, path)
         self._gguf, self._tensors = gguf, {tensor.name: tensor for tensor in reader.tensors}
-        fields = {n: f.contents() for n, f in reader.fields.items() if gguf.GGUFValueType.ARRAY not in f.types}
         if fields.get(PARTS, 1) > 1:
             problem = f"it is one of {fields[PARTS]} files that belong together"
             raise CheckpointError(problem, where=str(path), hint="merge them with llama-gguf-split --merge")
@@ -72,8 +71,9 @@ def _import(path: Path) -> Any:
     return gguf
 
 
-def _open(gguf: Any, path: Path) -> Any:
-    """The package's reader, held to what the file has: on its own it takes what lies beyond the end as empty."""
+def _open(gguf: Any, path: Path) -> tuple[Any, dict[str, Any]]:
+    """The package's reader, held to what the file has (on its own it takes what lies beyond the end as empty), and the
+    values of all keys but arrays."""
 
     class Reader(gguf.GGUFReader):
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
@@ -87,14 +87,15 @@ def _open(gguf: Any, path: Path) -> Any:
     try:
         with np.errstate(all="raise"):
             reader = Reader(path)
+            fields = {n: f.contents() for n, f in reader.fields.items() if gguf.GGUFValueType.ARRAY not in f.types}
     except (ValueError, KeyError, IndexError, OverflowError, FloatingPointError, RecursionError) as cause:
-        problem = f"not a GGUF file, or damaged: {cause.args[0] if cause.args else cause}"
+        problem = f"not a GGUF file, or damaged: {cause}"
         raise CheckpointError(problem, where=str(path), hint="copy it again") from cause
     for tensor in reader.tensors:
         if math.prod(map(int, tensor.shape)) != tensor.n_elements:
             problem = f"tensor {tensor.name} has a shape beyond all bounds"
             raise CheckpointError(problem, where=str(path), found=tensor.shape.tolist())
-    return reader
+    return reader, fields
 
 
 def _nested(fields: dict[str, Any]) -> dict[str, Any]:

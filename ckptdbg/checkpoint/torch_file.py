@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +38,9 @@ def load(file: Path | IO[bytes], where: str, *, mmap: bool = False) -> Any:
     torch = import_torch(where)
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError) as cause:
+    except OSError:
+        raise
+    except Exception as cause:  # a damaged pickle fails in any way that an instruction can
         first_line = f"{str(cause).strip()}\n".splitlines()[0] or type(cause).__name__
         problem = f"torch cannot load it as data: {first_line}"
         hint = "it must be a state_dict saved with torch.save, whole, without code"

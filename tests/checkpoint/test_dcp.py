@@ -148,6 +148,15 @@ def test_code_in_a_shard_is_refused_and_not_run(saved, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x02t.", b"\x80\x02]."])
+def test_a_shard_that_holds_something_else(content, saved):
+    """Instructions without operands fail inside torch in ways of their own; a list is no tensor."""
+    for file in saved.glob("*.distcp"):
+        file.write_bytes(content + bytes(file.stat().st_size - len(content)))
+    with pytest.raises(CheckpointError, match=r"tensor a: torch cannot load it as data|is not what \.metadata says"):
+        open_checkpoint(saved).read("a")
+
+
 def test_a_shard_that_goes_while_it_is_read(saved):
     checkpoint = open_checkpoint(saved)
     for file in saved.glob("*.distcp"):

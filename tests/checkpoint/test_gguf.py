@@ -128,6 +128,12 @@ def test_a_file_cut_short_anywhere(values, tmp_path):
         assert "not a GGUF file, or damaged: " in error_of(path)
 
 
+def test_a_text_that_is_none(values, tmp_path):
+    path = write(tmp_path / "x.gguf", {"a": values})
+    path.write_bytes(path.read_bytes().replace(b"\5\0\0\0\0\0\0\0llama", b"\5\0\0\0\0\0\0\0\xff\xfeama"))
+    assert "not a GGUF file, or damaged: 'utf-8' codec" in error_of(path)
+
+
 @pytest.mark.parametrize("value", [2**20, 2**40, 2**62, 2**64 - 1])
 @pytest.mark.parametrize("place", ["tensors", "keys", "array", "dimension", "offset", "name"])
 def test_numbers_that_lie(place, value, values, tmp_path):
