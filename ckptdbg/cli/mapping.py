@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ckptdbg.cli.check import check
 from ckptdbg.cli.frame import Config, guarded, progress, say
 
 app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
+app.command("check")(check)
 
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")]
@@ -73,13 +75,15 @@ def recover(
 
     a, b = open_checkpoint(source), open_checkpoint(target)
     with progress() as step:
-        found = explain(a.specs, a.read, b.specs, b.read, a.config or {}, step)
+        found = explain(a.specs, a.read_apart, b.specs, b.read_apart, a.config or {}, step)
     _give(found.mapping.text, out)
     for left in found.unexplained:
         where = "" if left.at is None else f" (the first at {list(left.at)})"
         typer.echo(f"unexplained  {left.target}: {left.wrong} of {left.size} elements{where}: {left.reason}", err=True)
     for line in found.odd:
         typer.echo(f"odd          {line}", err=True)
+    for line in found.mixed:
+        typer.echo(f"mixed        {line}: right only where the target reads them so", err=True)
     for name in found.ambiguous:
         typer.echo(
             f"ambiguous    {name}: several source tensors hold its values; the one with the likest name", err=True

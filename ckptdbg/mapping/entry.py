@@ -56,7 +56,8 @@ class BoundEntry:
     def apply(self, arrays: Sequence[Array], *, cast: bool = True) -> tuple[Array, ...]:
         """One array per target from one array per source, in their dtypes.
 
-        Computed in float32, in float64 if an array is float64 or of integers, then rounded once to the target's dtype.
+        Computed in float32, in float64 if an array is float64 or of integers, then rounded once to the target's dtype;
+        what is only moved, and stored as it was, is not computed with at all.
         ``cast=False`` leaves the result as computed and skips ``cast`` ops; the factor of a ``scale`` with a dtype
         keeps its value. ``MappingError`` where an array has not the source's shape.
         """
@@ -64,6 +65,8 @@ class BoundEntry:
             if tuple(array.shape) != spec.shape:
                 problem = f"entry {self.name}: {name} has another shape than when bound"
                 raise MappingError(problem, where=self.where, found=array.shape, expected=spec.shape)
+        if cast and self._only_moves(arrays):
+            return self.moved(arrays)
         dtype = compute_dtype(arrays)
         steps: list[Step] = [lambda lane, op=op: op.apply(lane, rounding=cast) for op in self.ops]
         with np.errstate(all="ignore"):  # overflow to inf shows in the numbers; NumPy's warning would not say where
@@ -73,11 +76,17 @@ class BoundEntry:
                 results = [result.astype(as_dtype(spec.dtype), copy=False) for result, spec in pairs]
         return tuple(results)
 
+    def _only_moves(self, arrays: Sequence[Array]) -> bool:
+        kinds = {array.dtype for array in arrays} | {as_dtype(spec.dtype) for spec in self.target_specs}
+        return len(kinds) == 1 and not any(op.elementwise for op in self.ops)
+
     def known(self) -> tuple[Array, ...]:
         """One bool array per target: False where an element comes from no source (padded with 0)."""
-        ones = [np.ones(spec.shape, np.int8) for spec in self.source_specs]
-        places = [op.apply for op in self.ops if not op.elementwise]
-        return tuple(array != 0 for array in self._run(ones, places))
+        return tuple(array != 0 for array in self.moved([np.ones(spec.shape, np.int8) for spec in self.source_specs]))
+
+    def moved(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """The arrays, of any dtype, after the ops that move elements; those that change values are left out."""
+        return tuple(self._run(list(arrays), [op.apply for op in self.ops if not op.elementwise]))
 
     def steps(self) -> Trace:
         """Each step as text, stacking included, with the shapes after it; ``MappingError`` where one does not fit."""
@@ -129,7 +138,7 @@ class BoundEntry:
     def reversed(self) -> BoundEntry:
         """The same entry from targets to sources; ``MappingError`` where an op has no inverse."""
         ops: list[Op] = []
-        for op, shapes in reversed(self._before_each()):
+        for op, shapes in reversed(self.before_each()):
             try:
                 ops += (dataclasses.replace(undo, where=op.where) for undo in op.inverse(shapes))
             except OpError as cause:
@@ -150,7 +159,7 @@ class BoundEntry:
 
     def dropped(self) -> list[str]:
         """What this direction or its reverse loses, one line per op."""
-        return [f"{op}: {text}" for op, shapes in self._before_each() if (text := op.dropped(shapes))]
+        return [f"{op}: {text}" for op, shapes in self.before_each() if (text := op.dropped(shapes))]
 
     def _run(self, arrays: list[Array], steps: Sequence[Step]) -> list[Array]:
         """Part what the source stacks, do the steps for every index, stack what the target wants stacked."""
@@ -185,7 +194,8 @@ class BoundEntry:
                 raise MappingError(problem, where=self.where, found=spec.shape, expected=expected)
         return [spec.shape for spec in self.source_specs[:count]]
 
-    def _before_each(self) -> list[tuple[Op, list[Shape]]]:
+    def before_each(self) -> list[tuple[Op, list[Shape]]]:
+        """Each op with the shapes of the arrays that it is given, for one index of the stacked axes."""
         lane = [unstack_shape(shape, self._sided("source")) for shape in self._lane_shapes()]
         pairs = []
         for op in self.ops:

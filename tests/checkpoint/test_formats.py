@@ -54,6 +54,7 @@ def test_what_is_read_is_what_was_written(layout, dtype, tmp_path):
     for name, array in tensors.items():
         assert same_bytes(checkpoint.read(name), array)
         assert checkpoint.read(name).flags.aligned
+        assert same_bytes(checkpoint.read_apart(name), array)
     assert checkpoint.config == ({"hidden_size": 7} if layout in ("single", "sharded") else None)
 
 
@@ -205,6 +206,13 @@ def test_an_index_that_leads_elsewhere(file, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": file}}))
     fails(tmp_path / "model", f"said to be in something that is no file of this directory; found {file!r}")
+
+
+def test_a_name_that_stands_twice_in_a_header(tmp_path):
+    items = (f'"w":{{"dtype":"F32","shape":[1],"data_offsets":[{at},{at + 4}]}}' for at in (0, 4))
+    header = f"{{{','.join(items)}}}".encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    fails(tmp_path / "x.safetensors", "w stands twice in its header; write the file again: names must differ")
 
 
 def test_brackets_without_end(tmp_path):

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import MappingError
+from ckptdbg.mapping.check.axes import mixed_axes
+from ckptdbg.mapping.check.subject import read_subject
 from ckptdbg.mapping.file import Mapping
-from ckptdbg.mapping.recovery.explain import Found, Sources, applied, explain, rounded_to
+from ckptdbg.mapping.recovery.explain import Found, applied, explain
 from ckptdbg.mapping.recovery.fibres import hashed
-from ckptdbg.mapping.recovery.matching import Map
+from ckptdbg.mapping.recovery.matching import Map, tensors_in
 from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
+from ckptdbg.mapping.recovery.sources import Originals, Rounded
+from ckptdbg.mapping.recovery.trained import by_name, related
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.numerics import Values, value_ops
@@ -28,6 +32,12 @@ Array = NDArray[Any]
 Read = Callable[[str], Array]
 # A wrong element leaves most of a tensor as it was; where more differs, the tensor is called something else.
 _MOST_WRONG = 0.5
+
+
+NO_VALUES = (
+    "no source tensor has its values: corrupt, trained further, newly initialised, or changed in a way not tried "
+    "(quantised, parts scaled differently)"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Unexplained:
     at: tuple[int, ...] | None
     """Where one of them is."""
     reason: str
+    correlation: float | None = None
+    """Of its values with what they would be if it were made as its siblings are, or by its name."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,9 @@ class Recovered:
     """Tensors, or elements of them, that come from nowhere: corrupt, trained further, or newly initialised."""
     odd: tuple[str, ...]
     """Targets that are made in another way than the same tensor of most other layers, in words."""
+    mixed: tuple[str, ...]
+    """Entries that hold the values of a source tensor with its axes mixed (a reshape where a transposition belongs), in
+    words."""
     ambiguous: tuple[str, ...]
     """Targets that several source tensors hold the values of: chosen by name."""
     unused: tuple[str, ...]
@@ -68,56 +83,87 @@ def recover(
 ) -> Recovered:
     """Explain every tensor of a converted checkpoint by the tensors of its source.
 
-    ``config`` gives sizes and factors their names. The source is held in memory, in as many dtypes as the target has
-    below its own. Raises MappingError where nothing is explained.
+    ``config`` gives sizes and factors their names. Both are read a tensor at a time, the source once for every dtype of
+    the target and again where its values are looked at. Raises MappingError where nothing is explained.
     """
     names, order = list(source), {name: i for i, name in enumerate(target)}
     numbers = numbers_of(config or {})
-    rounded: dict[str, Sources] = {}
-    raw = [np.asarray(read_source(n)) for n in names]
+    rounded: dict[str, Rounded] = {}
+    originals = Originals(dict(source), read_source)
     made, unexplained, ambiguous = [], [], []
     joiner_of = _joiners(source, sizes_of(numbers))
     for name, spec in target.items():
         progress(f"recovering {name}")
         if spec.dtype not in rounded:
-            rounded[spec.dtype] = rounded_to(raw, spec.dtype)
-        sources, values = rounded[spec.dtype], np.asarray(read_target(name))
-        recipe, left, guessed = _explained(name, values, sources, names, numbers, raw, joiner_of)
+            rounded[spec.dtype] = Rounded(originals, spec.dtype)
+        values = np.asarray(read_target(name))
+        recipe, left, guessed = _explained(name, values, rounded[spec.dtype], numbers, joiner_of)
         if recipe is not None:
             made.append(Made(name, tuple(names[i] for i in recipe.sources), recipe.ops, recipe.stacks))
         if left is not None:
             unexplained.append(left)
         if guessed:
             ambiguous.append(name)
+    odd = tuple(odd_ones(made))
+    for i, left in enumerate(unexplained):
+        if left.wrong == left.size > 0:
+            unexplained[i] = _begun(left, target, read_target, made, source, read_source)
     if not made:
         raise MappingError(
             "no target tensor has the values of any source tensor", hint="are these the two checkpoints?"
         )
-    odd = tuple(odd_ones(made))
-    for i, left in enumerate(unexplained):
-        usual = (
-            like_siblings(left.target, target[left.target], made, source, target) if left.wrong == left.size else None
-        )
-        if usual is not None:
-            made.append(usual)
-            reason = f"{left.reason}; in the mapping it is made as its siblings are"
-            unexplained[i] = dataclasses.replace(left, reason=reason)
     made.sort(key=lambda m: order[m.target])
     used = {s for m in made for s in m.sources}
     unused = tuple(n for n in names if n not in used)
     present = {m.target for m in made}
     left = [Untraced(u.target, u.reason) for u in unexplained if u.target not in present]
     text = mapping_text(made, [*names, *target], unused, left, "the two checkpoints, by their values")
-    return Recovered(Mapping.loads(text, file="<recovered>"), tuple(unexplained), odd, tuple(ambiguous), unused)
+    mapping = Mapping.loads(text, file="<recovered>")
+    subject = read_subject(mapping, config or {}, source, target)
+    mixed = tuple(f"{remark.entry}: {remark.found}" for remark in mixed_axes(subject))
+    return Recovered(mapping, tuple(unexplained), odd, mixed, tuple(ambiguous), unused)
+
+
+def _begun(
+    left: Unexplained,
+    target: Dict[str, TensorSpec],
+    read_target: Read,
+    made: list[Made],
+    source: Dict[str, TensorSpec],
+    read_source: Read,
+) -> Unexplained:
+    """A tensor of no source values with what it may have been before it was trained further, which goes into ``made``:
+    as its siblings are made, else by its name where its values go with that."""
+    name, spec = left.target, target[left.target]
+    values = np.asarray(read_target(name))
+    usual = like_siblings(name, spec, made, source, target)
+    if usual is not None:
+        found = related(usual, source, read_source, spec, values)
+    else:
+        tried = [related(m, source, read_source, spec, values) for m in by_name(name, spec, source)]
+        found = max(tried, key=lambda r: abs(r.correlation), default=None)
+    if found is None or not values.any():
+        return left if usual is None else _with_usual(left, usual, made, left.reason)
+    reason = f"no source tensor has its values, {found.words}" if left.reason == NO_VALUES else left.reason
+    left = dataclasses.replace(left, correlation=found.correlation)
+    if usual is not None:
+        return _with_usual(left, usual, made, reason)
+    if not found.close:
+        return dataclasses.replace(left, reason=reason)
+    made.append(found.made)
+    return dataclasses.replace(left, reason=f"{reason}; in the mapping it is made as it began, by its name")
+
+
+def _with_usual(left: Unexplained, usual: Made, made: list[Made], reason: str) -> Unexplained:
+    made.append(usual)
+    return dataclasses.replace(left, reason=f"{reason}; in the mapping it is made as its siblings are")
 
 
 def _explained(
     name: str,
     values: Array,
-    sources: Sources,
-    names: list[str],
+    sources: Rounded,
     numbers: dict[str, float],
-    raw: list[Array],
     joiner_of: Callable[..., Joiner],
 ) -> tuple[Recipe | None, Unexplained | None, bool]:
     """How a target is made, what of it is not explained, and whether names decided between equal tensors."""
@@ -127,16 +173,13 @@ def _explained(
 
     if not values.size:
         return nothing("it has no elements that could tell")
-    found = explain(values, sources, names, name, numbers, raw)
+    found = explain(values, sources, name, numbers)
     if found is None and not hashed(values).any():
         return nothing("zeros: it was never loaded")
     if found is None:
-        return nothing(
-            "no source tensor has its values: corrupt, trained further, newly initialised, or changed in a way that is "
-            "not tried (negated, quantised, parts scaled differently)"
-        )
+        return nothing(NO_VALUES)
     try:
-        recipe, wrong = _recipe(values, found, raw, joiner_of, numbers)
+        recipe, wrong = _recipe(values, found, sources.originals, joiner_of, numbers)
     except Unfactored as cause:
         return nothing(str(cause))
     left = None
@@ -148,42 +191,44 @@ def _explained(
 
 
 def _recipe(
-    values: Array, found: Found, raw: list[Array], joiner_of: Callable[..., Joiner], numbers: dict[str, float]
+    values: Array, found: Found, originals: Originals, joiner_of: Callable[..., Joiner], numbers: dict[str, float]
 ) -> tuple[Recipe, Array]:
     """The recipe of a target, and which of its elements are not what it says."""
-    ordinal, index = _went_on(found.map, values, raw)
+    ordinal, index = _went_on(found.map, values, originals)
     alive = ordinal >= 0
-    used = {int(i): raw[int(i)] for i in np.unique(ordinal[alive])}
-    # float32, as the mapping computes; whole numbers are only moved
-    wide = any(a.dtype == np.float64 or a.dtype.kind in "iu" for a in used.values())
-    before = np.zeros(values.shape, np.float64 if wide else np.float32)
-    for i, array in used.items():
-        here = ordinal == i
-        before[here] = array.reshape(-1)[index[here]]
+    before = _gathered(ordinal, index, originals)
     predicted = np.where(alive, applied(found.ops, before, values.dtype), np.zeros((), values.dtype))
     wrong = (predicted != values) & ~(np.isnan(predicted.astype(np.float64)) & np.isnan(values.astype(np.float64)))
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
-    full = np.ones(values.shape)
-    places = Places(
-        ordinal,
-        index,
-        np.where(alive, found.scale, 0.0),
-        found.shift * full,
-        before.astype(np.float64),
-        predicted,
-    )
+    scale = np.broadcast_to(found.scale, values.shape) if alive.all() else np.where(alive, found.scale, 0.0)
+    places = Places(ordinal, index, scale, np.broadcast_to(found.shift, values.shape), before, predicted)
     return joiner_of(numbers).recipe(places), wrong
 
 
-def _went_on(found: Map, values: Array, raw: list[Array]) -> tuple[Array, Array]:
+def _gathered(ordinal: Array, index: Array, originals: Originals) -> Array:
+    """The source's value behind every element; 0 where there is none."""
+    used = tensors_in(ordinal)
+    # float32, as the mapping computes; whole numbers are only moved
+    wide = any(originals.dtypes[i] == np.float64 or originals.dtypes[i].kind in "iu" for i in used)
+    kind = np.float64 if wide else np.float32
+    if len(used) == 1 and (ordinal >= 0).all():
+        return originals.values(used[0]).reshape(-1)[index].astype(kind)
+    before = np.zeros(ordinal.shape, kind)
+    for i in used:
+        here = ordinal == i
+        before[here] = originals.values(i).reshape(-1)[index[here]]
+    return before
+
+
+def _went_on(found: Map, values: Array, originals: Originals) -> tuple[Array, Array]:
     """Zeros have no hash and wrong values no counterpart: where nothing was found the map around goes on, to elements
     of the source that nothing came from. What else was not found is padding."""
+    tensors = tensors_in(found.ordinal)
+    if len(tensors) != 1 or (found.ordinal >= 0).all():
+        return found.ordinal, found.index
     ordinal, index = found.ordinal.copy(), found.index.copy()
-    tensors = np.unique(ordinal[ordinal >= 0])
-    if len(tensors) != 1 or (ordinal >= 0).all():
-        return ordinal, index
-    source, zero = raw[int(tensors[0])].reshape(-1), values == 0
+    source, zero = originals.values(tensors[0]).reshape(-1), values == 0
     unused = np.ones(source.size, bool)
     unused[index[ordinal >= 0]] = False
     for axis in range(values.ndim):
@@ -200,6 +245,9 @@ def _went_on(found: Map, values: Array, raw: list[Array]) -> tuple[Array, Array]
             there[there] = unused[ahead[there]] & (~zero[there] | (source[ahead[there]] == 0))
             ordinal[there], index[there] = tensors[0], ahead[there]
             unused[index[there]] = False
+    left = ordinal < 0
+    if values.size == source.size and zero[left].all() and not source[unused].any():
+        ordinal[left], index[left] = tensors[0], np.flatnonzero(unused)  # zeros in no order: the first for the first
     return ordinal, index
 
 
@@ -219,10 +267,9 @@ def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[.
 
     def joiner(numbers: dict[str, float]) -> Joiner:
         def values(ordinal: int, places: Places) -> Values:
-            scale, shift = np.unique(places.scale), np.unique(places.shift)
+            scale, shift = float(places.scale.flat[0]), float(places.shift.flat[0])  # one for all of a target
             dtype = as_dtype(specs[ordinal].dtype)
-            before, after = places.before.reshape(-1), places.after.reshape(-1)
-            return value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
+            return value_ops(places.before.reshape(-1), places.after.reshape(-1), scale, shift, numbers, dtype)
 
         return Joiner([s.shape for s in specs], sizes, values)
 
