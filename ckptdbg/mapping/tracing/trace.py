@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping as Dict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import Any
@@ -20,6 +21,7 @@ from ckptdbg.mapping.tracing.families import Made, entries_of
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.numerics import Values, nearly, value_ops
 from ckptdbg.mapping.tracing.origins import Convert, Origin, Origins, gathered, read_origins
+from ckptdbg.mapping.tracing.spread import Spread, together
 
 Array = NDArray[Any]
 
@@ -130,22 +132,28 @@ def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> Reci
     if not (origin.ordinal >= 0).any():
         raise Unfactored("a constant: it comes from no source tensor")
     before = gathered(origins, origin)
-    specs = list(origins.specs.values())
+    dense = (origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample)
+    ordinal, index, scale, shift, before, after = map(Spread.dense, dense)
+    places = Places(ordinal, (index,), scale, shift, (before,), (after,))
+    return recipe_of(places, list(origins.specs.values()), numbers)
+
+
+def recipe_of(places: Places, specs: Sequence[TensorSpec], numbers: Dict[str, float]) -> Recipe:
+    """How a tensor is made whose elements come from these places in ``specs``. Raises Unfactored."""
 
     def values(ordinal: int, places: Places) -> Values:
-        scale, shift = np.unique(places.scale), np.unique(places.shift)
+        scale, shift = places.scale.values(), places.shift.values()
         if len(scale) > 1 or len(shift) > 1:
             raise Unfactored("elements of one source that are scaled or shifted differently")
-        dtype = as_dtype(specs[ordinal].dtype)
-        before, after = places.before.reshape(-1), places.after.reshape(-1)
-        found = value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
-        moved = before * scale[0] + shift[0]
-        if not found.exact and not nearly(moved, after.astype(np.float64)):
+        pairs = [together(pair) for pair in zip(places.before, places.after, strict=True)]
+        before, after = (np.concatenate([pair[side].reshape(-1) for pair in pairs]) for side in (0, 1))
+        factor, added = float(scale[0]), float(shift[0])
+        found = value_ops(before, after, factor, added, numbers, as_dtype(specs[ordinal].dtype))
+        if not found.exact and not nearly(before * factor + added, after.astype(np.float64)):
             raise Unfactored("more goes into its elements than one source element each, scaled and shifted")
         return found
 
-    joiner = Joiner([s.shape for s in specs], sizes_of(numbers), values)
-    return joiner.recipe(Places(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample))
+    return Joiner([s.shape for s in specs], sizes_of(numbers), values).recipe(places)
 
 
 def numbers_of(config: Dict[str, Any]) -> dict[str, float]:
