@@ -22,7 +22,7 @@ from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.numerics import Values, value_ops
-from ckptdbg.mapping.tracing.trace import Untraced, mapping_text, numbers_of, sizes_of
+from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of, sizes_of
 
 Array = NDArray[Any]
 Read = Callable[[str], Array]
@@ -165,7 +165,7 @@ def _recipe(
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
     full = np.ones(values.shape)
-    places = Places(
+    places = Places.dense(
         ordinal,
         index,
         np.where(alive, found.scale, 0.0),
@@ -219,10 +219,8 @@ def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[.
 
     def joiner(numbers: dict[str, float]) -> Joiner:
         def values(ordinal: int, places: Places) -> Values:
-            scale, shift = np.unique(places.scale), np.unique(places.shift)
-            dtype = as_dtype(specs[ordinal].dtype)
-            before, after = places.before.reshape(-1), places.after.reshape(-1)
-            return value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
+            scale, shift = float(places.scale.first), float(places.shift.first)
+            return value_ops(*places.pairs(), scale, shift, numbers, as_dtype(specs[ordinal].dtype))
 
         return Joiner([s.shape for s in specs], sizes, values)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ckptdbg.mapping.tracing.spread import Shape, Spread
 
 Array = NDArray[Any]
-# A map that does not part into lines along axes is looked at as a whole: up to this many elements, some 1 GB on the way.
+# A map that does not part into lines along axes is looked at as a whole, up to so many elements: some 1 GB on the way.
 MOST_ELEMENTS = 2**25
 
 

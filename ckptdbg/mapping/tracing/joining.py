@@ -51,10 +51,22 @@ class Places:
     after: tuple[Spread, ...]
     """What the function made of each."""
 
+    @classmethod
+    def dense(cls, ordinal: Array, index: Array, scale: Array, shift: Array, before: Array, after: Array) -> Places:
+        """From arrays of the target's shape; ``index`` is flat."""
+        of, at, times, plus, one, other = map(Spread.dense, (ordinal, index, scale, shift, before, after))
+        return cls(of, (at,), times, plus, (one,), (other,))
+
     def map(self, change: Callable[[Spread], Spread]) -> Places:
         """The same after a change of places."""
         index, before, after = (tuple(map(change, s)) for s in (self.index, self.before, self.after))
         return Places(change(self.ordinal), index, change(self.scale), change(self.shift), before, after)
+
+    def pairs(self) -> tuple[Array, Array]:
+        """Source values and what became of them, flat."""
+        found = [together(pair) for pair in zip(self.before, self.after, strict=True)]
+        before, after = (np.concatenate([pair[side].reshape(-1) for pair in found]) for side in (0, 1))
+        return before, after
 
     @property
     def shape(self) -> Shape:
@@ -205,9 +217,7 @@ def _coordinates(index: Sequence[Spread], source: Shape) -> list[Spread]:
     """The index along every axis of a source."""
     if len(index) == 1:
         return [Spread(np.asarray(c), index[0].shape) for c in np.unravel_index(index[0].base, source)]
-    return [
-        term.each(lambda base, s=s: base // s) for term, s in zip(index, _strides(source), strict=False)
-    ]
+    return [term.each(lambda base, s=s: base // s) for term, s in zip(index, _strides(source), strict=False)]
 
 
 def _strides(shape: Shape) -> list[int]:

@@ -72,10 +72,7 @@ def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
     sample, again = run(random), run(random)
     for name, value in sample.items():
         if name not in again or again[name].shape != value.shape or again[name].tobytes() != value.tobytes():
-            raise MappingError(
-                f"the conversion gives another {name} when it is run again on the same tensors",
-                hint="it must depend on the tensors alone: fix its random seed",
-            )
+            raise undetermined(name)
     zero = run({n: np.zeros(s.shape, as_dtype(s.dtype)) for n, s in specs.items()})
     one = run({n: np.ones(s.shape, as_dtype(s.dtype)) for n, s in specs.items()})
     found = Origins(specs, random)
@@ -90,19 +87,35 @@ def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
                 origin.opaque = _WRONG
     for origin in found.targets.values():
         if origin.opaque == _UNREAD:
-            origin.opaque = "not an affine index map of the source tensors"
+            origin.opaque = NOT_AFFINE
     return found
+
+
+def undetermined(target: str) -> MappingError:
+    """Of a function that makes something else each time."""
+    return MappingError(
+        f"the conversion gives another {target} when it is run again on the same tensors",
+        hint="it must depend on the tensors alone: fix its random seed",
+    )
 
 
 def _predicted(origins: Origins, origin: Origin) -> bool:
     """Whether what was read predicts what the function made of random tensors, up to rounding in its lowest dtype."""
     predicted = gathered(origins, origin) * origin.scale + origin.shift
-    most = float(np.abs(origin.scale).max(initial=0.0)) or 1.0
-    return bool(np.allclose(predicted, origin.sample.astype(np.float64), rtol=_ROUNDED, atol=0.01 * _ROUNDED * most))
+    return rounded_like(predicted, origin.sample.astype(np.float64), origin.scale)
+
+
+def rounded_like(predicted: Array, made: Array, scale: Array) -> bool:
+    """Whether what a function made is what was predicted, up to rounding in the lowest dtype there is."""
+    most = float(np.abs(scale).max(initial=0.0)) or 1.0
+    return bool(np.allclose(predicted, made, rtol=_ROUNDED, atol=0.01 * _ROUNDED * most))
 
 
 _UNREAD = "not read yet"
-_WRONG = "a value-dependent or non-linear function of the source tensors"
+NOT_AFFINE = "not an affine index map of the source tensors"
+NOT_LINEAR = _WRONG = "a value-dependent or non-linear function of the source tensors"
+CONSTANT = "a constant: it comes from no source tensor"
+NOT_FINITE = "not finite for zeros or ones"
 _ROUNDED = 0.3  # of a value: float8 with two bits of significand, a factor rounded too
 
 
@@ -118,7 +131,7 @@ def _begin(name: str, sample: Array, zero: Array | None, one: Array | None) -> O
         origin.shift = zero.astype(np.float64)
         origin.scale = one.astype(np.float64) - origin.shift
         if not (np.isfinite(origin.shift).all() and np.isfinite(origin.scale).all()):
-            origin.opaque = "not finite for zeros or ones"
+            origin.opaque = NOT_FINITE
         elif not origin.scale.any():  # a constant, unless the function takes something away that zeros and ones have
             origin.opaque = "" if np.array_equal(sample.astype(np.float64), origin.shift) else _WRONG
     return origin

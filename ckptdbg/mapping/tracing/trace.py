@@ -1,37 +1,28 @@
-"""A conversion function as a mapping file: run on probes, factored, grouped, written, and checked on random tensors."""
+"""A conversion function as a mapping file: what makes each tensor is read from probes or from recorded ops, factored,
+grouped, written, and checked on the checkpoint itself."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from glob import escape
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.documents import dump_yaml, lists_in_line
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping
-from ckptdbg.mapping.tracing.families import Made, entries_of
-from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
-from ckptdbg.mapping.tracing.numerics import Values, nearly, value_ops
-from ckptdbg.mapping.tracing.origins import Convert, Origin, Origins, gathered, read_origins
-from ckptdbg.mapping.tracing.spread import Spread, together
+from ckptdbg.mapping.tracing.checking import Check, against_function, against_programs
+from ckptdbg.mapping.tracing.families import Made
+from ckptdbg.mapping.tracing.joining import Places, Recipe, Unfactored
+from ckptdbg.mapping.tracing.origins import CONSTANT, Convert, Origin, Origins, gathered, read_origins
+from ckptdbg.mapping.tracing.recipes import recipe_of
+from ckptdbg.mapping.tracing.recorded import Program, read_places
+from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Untraced:
-    """A target tensor that no entry makes, and why."""
-
-    target: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,52 @@ class Traced:
     """Source tensors that go nowhere."""
 
 
+@dataclass
+class _Found:
+    """What is known of every target."""
+
+    name: str
+    names: list[str]
+    """Of the source tensors."""
+    specs: dict[str, TensorSpec]
+    made: dict[str, Made] = field(default_factory=dict)
+    inexact: set[str] = field(default_factory=set)
+    left: dict[str, str] = field(default_factory=dict)
+    """Why no ops make it."""
+
+    def note(self, target: str, recipe: Callable[[], Recipe], names: Sequence[str]) -> None:
+        """One target by its recipe, whose sources have these names."""
+        try:
+            found = recipe()
+        except Unfactored as cause:
+            self.left[target] = str(cause)
+            return
+        self.made[target] = Made(target, tuple(names[i] for i in found.sources), found.ops, found.stacks)
+        if not found.exact:
+            self.inexact.add(target)
+
+    def written(self) -> Traced:
+        if not self.made:
+            found = "; ".join(f"{target}: {reason}" for target, reason in [*self.left.items()][:3]) or "no tensors"
+            raise MappingError("nothing of the conversion could be traced", where=self.name, found=found)
+        made, untraced = list(self.made.values()), [Untraced(*item) for item in self.left.items()]
+        used = {s for m in made for s in m.sources}
+        unused = tuple(n for n in self.names if n not in used)
+        text = mapping_text(made, [*self.names, *self.specs], unused, untraced, self.name)
+        inexact = tuple(target for target in self.made if target in self.inexact)
+        return Traced(Mapping.loads(text, file=self.name), self.specs, tuple(untraced), inexact, unused)
+
+    def checked(self, check: Check | None) -> Traced:
+        """Written without what turns out to be made otherwise."""
+        traced = self.written()
+        otherwise = {} if check is None else check(traced.mapping, traced.specs, self.inexact)
+        if not otherwise:
+            return traced
+        self.made = {target: made for target, made in self.made.items() if target not in otherwise}
+        self.left |= otherwise
+        return self.written()
+
+
 def trace(
     convert: Convert,
     specs: Dict[str, TensorSpec],
@@ -63,133 +100,51 @@ def trace(
     ``real``, the checkpoint's own tensors, it is run on them too: what it does to them alone (a clamp, a branch on
     their values) shows only there. Raises MappingError for a function that is not deterministic.
     """
-    origins = read_origins(convert, specs)
-    numbers = numbers_of(config or {})
-    recipes: dict[str, Recipe] = {}
-    untraced: list[Untraced] = []
+    origins, numbers = read_origins(convert, specs), numbers_of(config or {})
+    found = _Found(name, list(specs), {n: TensorSpec(o.sample.shape, o.dtype.name) for n, o in origins.targets.items()})
     for target, origin in origins.targets.items():
-        try:
-            recipes[target] = _recipe(origins, origin, numbers)
-        except Unfactored as cause:
-            untraced.append(Untraced(target, str(cause)))
-    traced = _written(origins, recipes, untraced, name)
-    if real is None:
-        return traced
-    otherwise = _otherwise(traced, convert, specs, config, real)
-    if not otherwise:
-        return traced
-    kept = {target: recipe for target, recipe in recipes.items() if target not in otherwise}
-    return _written(origins, kept, untraced + [Untraced(*item) for item in otherwise.items()], name)
+        found.note(target, partial(_recipe, origins, origin, numbers), found.names)
+    return found.checked(None if real is None else against_function(convert, specs, config, real))
 
 
-def _written(origins: Origins, recipes: dict[str, Recipe], untraced: list[Untraced], name: str) -> Traced:
-    names = list(origins.specs)
-    if not recipes:
-        raise MappingError(
-            "nothing of the conversion could be traced",
-            where=name,
-            found="; ".join(f"{u.target}: {u.reason}" for u in untraced[:3]) or "no tensors",
-        )
-    made = [Made(t, tuple(names[i] for i in r.sources), r.ops, r.stacks) for t, r in recipes.items()]
-    used = {s for m in made for s in m.sources}
-    unused = tuple(n for n in names if n not in used)
-    text = mapping_text(made, [*names, *origins.targets], unused, untraced, name)
-    return Traced(
-        Mapping.loads(text, file=name),
-        {n: TensorSpec(o.sample.shape, o.dtype.name) for n, o in origins.targets.items()},
-        tuple(untraced),
-        tuple(t for t, r in recipes.items() if not r.exact),
-        unused,
-    )
-
-
-def _otherwise(
-    traced: Traced,
-    convert: Convert,
+def trace_programs(
+    programs: Dict[str, Program],
     specs: Dict[str, TensorSpec],
-    config: Dict[str, Any] | None,
-    real: Dict[str, Array],
-) -> dict[str, str]:
-    """Targets that the function makes of the real tensors in another way than of probes, and how many elements."""
-    wanted = convert({n: np.array(a) for n, a in real.items()})
-    inexact = set(traced.inexact)
-    found = {}
-    for target, value, _ in traced.mapping.bind(config, specs, traced.specs).values(lambda n: np.asarray(real[n])):
-        there = wanted.get(target)
-        if there is None or np.shape(there) != value.shape:
-            found[target] = "of the real tensors the function makes another shape, or nothing"
-            continue
-        a, b = value.astype(np.float64), np.asarray(there).astype(np.float64)
-        wrong = int((~((np.isnan(a) & np.isnan(b)) | (a == b))).sum())
-        if wrong and not (target in inexact and nearly(a, b)):
-            found[target] = f"of the real tensors the function makes other values ({wrong} of {a.size} elements)"
-    return found
+    config: Dict[str, Any] | None = None,
+    name: str = "<traced>",
+    read: Callable[[str], Array] | None = None,
+) -> Traced:
+    """The same of recorded ops: no tensor is made to read them, and what many targets have in common is read once.
+
+    With ``read``, which gives a source tensor by name, every target is made by its own ops and by the mapping, one at
+    a time, and the two are compared.
+    """
+    numbers = numbers_of(config or {})
+    found = _Found(name, list(specs), {target: program.spec for target, program in programs.items()})
+    known: dict[Hashable, Recipe | Unfactored] = {}
+
+    def recipe(program: Program) -> Recipe:
+        if program.key not in known:
+            own = [specs[n] for n in program.sources]
+            try:
+                known[program.key] = recipe_of(read_places(program, own), own, numbers)
+            except Unfactored as cause:
+                known[program.key] = cause
+        was = known[program.key]
+        if isinstance(was, Unfactored):
+            raise was
+        return was
+
+    for target, program in programs.items():
+        found.note(target, partial(recipe, program), program.sources)
+    return found.checked(None if read is None else against_programs(programs, specs, config, read))
 
 
 def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> Recipe:
     if origin.opaque:
         raise Unfactored(origin.opaque)
     if not (origin.ordinal >= 0).any():
-        raise Unfactored("a constant: it comes from no source tensor")
+        raise Unfactored(CONSTANT)
     before = gathered(origins, origin)
-    dense = (origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample)
-    ordinal, index, scale, shift, before, after = map(Spread.dense, dense)
-    places = Places(ordinal, (index,), scale, shift, (before,), (after,))
+    places = Places.dense(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample)
     return recipe_of(places, list(origins.specs.values()), numbers)
-
-
-def recipe_of(places: Places, specs: Sequence[TensorSpec], numbers: Dict[str, float]) -> Recipe:
-    """How a tensor is made whose elements come from these places in ``specs``. Raises Unfactored."""
-
-    def values(ordinal: int, places: Places) -> Values:
-        scale, shift = places.scale.values(), places.shift.values()
-        if len(scale) > 1 or len(shift) > 1:
-            raise Unfactored("elements of one source that are scaled or shifted differently")
-        pairs = [together(pair) for pair in zip(places.before, places.after, strict=True)]
-        before, after = (np.concatenate([pair[side].reshape(-1) for pair in pairs]) for side in (0, 1))
-        factor, added = float(scale[0]), float(shift[0])
-        found = value_ops(before, after, factor, added, numbers, as_dtype(specs[ordinal].dtype))
-        if not found.exact and not nearly(before * factor + added, after.astype(np.float64)):
-            raise Unfactored("more goes into its elements than one source element each, scaled and shifted")
-        return found
-
-    return Joiner([s.shape for s in specs], sizes_of(numbers), values).recipe(places)
-
-
-def numbers_of(config: Dict[str, Any]) -> dict[str, float]:
-    """Sizes in a config, by dotted path: whole numbers above 1 that are no token ids."""
-    found: dict[str, float] = {}
-
-    def walk(node: Dict[str, Any], path: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{path}{key}.")
-            elif isinstance(value, int) and value > 1 and str(key).isidentifier() and not str(key).endswith("_id"):
-                found[f"{path}{key}"] = value
-
-    walk(config, "")
-    return found
-
-
-def sizes_of(numbers: Dict[str, float]) -> dict[int, str]:
-    """Axis sizes that have a name of their own."""
-    counts = Counter(numbers.values())
-    return {int(v): name.rpartition(".")[2] for name, v in numbers.items() if counts[v] == 1}
-
-
-def _plain_lists(entry: dict[str, Any]) -> dict[str, Any]:
-    """Numbers in brackets; names, which may be long, one on a line."""
-    return {key: value if key == "source" else lists_in_line(value) for key, value in entry.items()}
-
-
-def mapping_text(
-    made: list[Made], names: list[str], unused: tuple[str, ...], untraced: list[Untraced], name: str
-) -> str:
-    """The mapping file, with what it leaves out said in comments."""
-    document: dict[str, Any] = {"version": 1, "entries": [_plain_lists(e) for e in entries_of(made, names)]}
-    # names are matched as globs there, and a name such as blocks[0] is none of its own
-    ignore = {"source": [*map(escape, unused)], "target": [escape(u.target) for u in untraced]}
-    if any(ignore.values()):
-        document["ignore"] = {key: value for key, value in ignore.items() if value}
-    notes = [f"# {' '.join(f'{u.target}: {u.reason}'.splitlines())}" for u in untraced]
-    return "\n".join([f"# from {name}", *notes, ""]) + dump_yaml(document)
