@@ -8,7 +8,10 @@ import torch
 
 State = dict[str, torch.Tensor]
 PROJECTIONS = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
-NORMS = {"input_layernorm": "pre_self_attention_layer_norm", "post_attention_layernorm": "post_self_attention_layer_norm"}
+NORMS = {
+    "input_layernorm": "pre_self_attention_layer_norm",
+    "post_attention_layernorm": "post_self_attention_layer_norm",
+}
 TITAN = {
     "self_attn.q_proj": "attention.wq",
     "self_attn.k_proj": "attention.wk",

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config
-from ckptdbg.errors import ConfigError
+from ckptdbg.errors import ConfigError, LoaderError
 from ckptdbg.mapping import Mapping
 from ckptdbg.mapping.recovery import recover
-from ckptdbg.mapping.tracing import Traced, trace
+from ckptdbg.mapping.tracing import Traced, trace, trace_programs
+from ckptdbg.mapping.tracing.memory import FEW_ELEMENTS, afford, elements
 from ckptdbg.mapping.tracing.origins import Convert
+from ckptdbg.mapping.tracing.recorded import Program
+
+if TYPE_CHECKING:
+    from ckptdbg.models.loaders.conversion import Conversion
 
 
 class Named(Protocol):
@@ -59,20 +64,49 @@ def trace_config(
     config: Config, source: Dict[str, TensorSpec], read: Callable[[str], Any], model_config: Dict[str, Any]
 ) -> Traced:
     """Trace the function under ``mapping: {trace: ..., arrays: ..., options: {...}}`` and try it on the tensors
-    themselves, all in memory at once."""
+    themselves: on all at once, or, where that is too much, on one target at a time. Raises LoaderError, MappingError."""
     from ckptdbg.models.loaders.conversion import load_conversion
 
     asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
-    chosen = load_conversion(
-        asked["trace"],
+    name = str(asked["trace"])
+    conversion = load_conversion(
+        name,
         config.file.resolve().parent,
         arrays=asked.get("arrays"),
         options=asked.get("options") or {},
         config=model_config,
     )
-    convert = chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
+    count = elements(source.values())
+    if count > FEW_ELEMENTS:
+        recorded = _recorded(conversion, source, count)
+        if recorded is not None:
+            return trace_programs(recorded, source, model_config, name, read)
+    convert = conversion({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
     real = {name: read(name) for name in source}
-    return trace(convert, source, model_config, str(asked["trace"]), real)
+    return trace(convert, source, model_config, name, real)
+
+
+def _recorded(conversion: Conversion, source: Dict[str, TensorSpec], count: int) -> Dict[str, Program] | None:
+    """What makes each target of a large checkpoint; None where the function has to be run on probes, and there is
+    memory for it."""
+    if conversion.arrays is None:
+        raise LoaderError(
+            "a conversion of so many elements is not tried on every kind of array",
+            where=conversion.name,
+            found=count,
+            expected=f"at most {FEW_ELEMENTS}",
+            hint="say which kind it is written for: mapping: {trace: ..., arrays: torch}",
+        )
+    why = f"it is written for {conversion.arrays} arrays"
+    if conversion.arrays == "torch":
+        from ckptdbg.models.torch_side.recording import Unrecordable
+
+        try:
+            return conversion.record(source)
+        except Unrecordable as cause:
+            why = str(cause)
+    afford(count, why, conversion.name)
+    return None
 
 
 def conversion_of(

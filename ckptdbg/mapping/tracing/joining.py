@@ -114,7 +114,7 @@ class Joiner:
         axis = varying[0]
         if self._stacked(places, axis):
             slices = (places.map(lambda a, i=i: a.taken(i, axis)) for i in range(places.shape[axis]))
-            return self._stack([self._full(part) for part in slices], axis)
+            return stack_recipes([self._full(part) for part in slices], axis)
         if len(varying) > 1:
             raise Unfactored("sources that alternate along two axes")
         return self._joined(places, axis)
@@ -126,14 +126,6 @@ class Joiner:
             return False
         slices = [places.ordinal.taken(i, axis).values() for i in range(n)]
         return len(np.unique(np.concatenate(slices))) == sum(map(len, slices))
-
-    def _stack(self, parts: list[Recipe], axis: int) -> Recipe:
-        first = parts[0]
-        if any(p.ops != first.ops or p.stacks != first.stacks for p in parts):
-            raise Unfactored("slices that are made in different ways")
-        inner = tuple((a + (a >= axis), n) for a, n in first.stacks)
-        sources = tuple(s for p in parts for s in p.sources)
-        return Recipe(sources, first.ops, ((axis, len(parts)), *inner), all(p.exact for p in parts))
 
     def _joined(self, places: Places, axis: int) -> Recipe:
         line = places.ordinal.line(axis)
@@ -205,6 +197,16 @@ class Joiner:
             if ops is not None:
                 return [{"take": axis, "indices": line.tolist()}, *ops]
         return None
+
+
+def stack_recipes(parts: Sequence[Recipe], axis: int) -> Recipe:
+    """One recipe of those of every slice along an axis. Raises Unfactored where they are not made alike."""
+    first = parts[0]
+    if any(p.ops != first.ops or p.stacks != first.stacks for p in parts):
+        raise Unfactored("slices that are made in different ways")
+    inner = tuple((a + (a >= axis), n) for a, n in first.stacks)
+    sources = tuple(s for p in parts for s in p.sources)
+    return Recipe(sources, first.ops, ((axis, len(parts)), *inner), all(p.exact for p in parts))
 
 
 def _boxed(spread: Spread, box: Sequence[slice]) -> Spread:

@@ -3,7 +3,7 @@ grouped, written, and checked on the checkpoint itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.origins import CONSTANT, Convert, Origin, Origins, gathered, read_origins
 from ckptdbg.mapping.tracing.recipes import recipe_of
-from ckptdbg.mapping.tracing.recorded import Program, read_places
+from ckptdbg.mapping.tracing.recorded import Program, Recipes
 from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of
 
 Array = NDArray[Any]
@@ -53,10 +53,10 @@ class _Found:
     left: dict[str, str] = field(default_factory=dict)
     """Why no ops make it."""
 
-    def note(self, target: str, recipe: Callable[[], Recipe], names: Sequence[str]) -> None:
-        """One target by its recipe, whose sources have these names."""
+    def note(self, target: str, recipe: Callable[[], tuple[Recipe, Sequence[str]]]) -> None:
+        """One target by its recipe, with the names that its sources count."""
         try:
-            found = recipe()
+            found, names = recipe()
         except Unfactored as cause:
             self.left[target] = str(cause)
             return
@@ -103,7 +103,7 @@ def trace(
     origins, numbers = read_origins(convert, specs), numbers_of(config or {})
     found = _Found(name, list(specs), {n: TensorSpec(o.sample.shape, o.dtype.name) for n, o in origins.targets.items()})
     for target, origin in origins.targets.items():
-        found.note(target, partial(_recipe, origins, origin, numbers), found.names)
+        found.note(target, partial(_recipe, origins, origin, numbers))
     return found.checked(None if real is None else against_function(convert, specs, config, real))
 
 
@@ -121,30 +121,17 @@ def trace_programs(
     """
     numbers = numbers_of(config or {})
     found = _Found(name, list(specs), {target: program.spec for target, program in programs.items()})
-    known: dict[Hashable, Recipe | Unfactored] = {}
-
-    def recipe(program: Program) -> Recipe:
-        if program.key not in known:
-            own = [specs[n] for n in program.sources]
-            try:
-                known[program.key] = recipe_of(read_places(program, own), own, numbers)
-            except Unfactored as cause:
-                known[program.key] = cause
-        was = known[program.key]
-        if isinstance(was, Unfactored):
-            raise was
-        return was
-
+    recipes = Recipes(specs, numbers)
     for target, program in programs.items():
-        found.note(target, partial(recipe, program), program.sources)
+        found.note(target, partial(recipes.of, program))
     return found.checked(None if read is None else against_programs(programs, specs, config, read))
 
 
-def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> Recipe:
+def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> tuple[Recipe, list[str]]:
     if origin.opaque:
         raise Unfactored(origin.opaque)
     if not (origin.ordinal >= 0).any():
         raise Unfactored(CONSTANT)
     before = gathered(origins, origin)
     places = Places.dense(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample)
-    return recipe_of(places, list(origins.specs.values()), numbers)
+    return recipe_of(places, list(origins.specs.values()), numbers), list(origins.specs)

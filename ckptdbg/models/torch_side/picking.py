@@ -22,27 +22,64 @@ def pick(recording: Recording, ref: Ref, axis: int, index: int) -> Ref:
     while (passed := _passed(recording, ref, axis, index)) is not None:  # long chains of writes: no recursion
         ref = passed
     step = recording.steps[ref.step]
-    name = "" if step.op is None else str(step.op).split(".")[1]
+    name = _name(step)
+    if name == "select_scatter" and step.args[2] % len(step.shapes[0]) == axis:
+        return step.args[1]  # the slice that this step writes
     if name == "stack":
         return _stacked(recording, step, axis, index)
     if name in ("permute", "transpose"):
         return _permuted(recording, step, axis, index)
-    if name in _ONE_TENSOR or (step.op is not None and torch.Tag.pointwise in step.op.tags and len(step.refs) == 1):
-        (inner,) = step.refs
-        if recording.shape(inner) == step.shapes[0]:
-            picked = pick(recording, inner, axis, index)
-            return _with(recording, step, inner, picked)
+    if _one_tensor(recording, step):
+        return _with(recording, step, step.refs[0], pick(recording, step.refs[0], axis, index))
     if name in _RESHAPES and (found := _same_axis(recording.shape(step.args[0]), step.shapes[0], axis)) is not None:
         picked = pick(recording, step.args[0], found, index)
         return _add(recording, aten.reshape.default, (picked, list(_without(step.shapes[0], axis))), ref, axis)
     return _add(recording, aten.select.int, (ref, axis, index), ref, axis)
 
 
+def stacked_axis(recording: Recording, ref: Ref) -> int | None:
+    """An axis of a tensor along which its slices were put together, each from tensors of its own; None without."""
+    step = recording.steps[ref.step]
+    name, ndim = _name(step), len(step.shapes[0])
+    if name == "stack":
+        return step.args[1] % ndim if len(step.args) > 1 else 0
+    if name == "select_scatter":
+        return _written_axis(recording, ref)
+    if name in ("permute", "transpose"):
+        inner = stacked_axis(recording, step.args[0])
+        return None if inner is None else _order(step).index(inner)
+    if name in _RESHAPES:
+        inner, old = stacked_axis(recording, step.args[0]), recording.shape(step.args[0])
+        return next((a for a in range(ndim) if inner is not None and _same_axis(old, step.shapes[0], a) == inner), None)
+    if _one_tensor(recording, step):
+        return stacked_axis(recording, step.refs[0])
+    return None
+
+
+def _written_axis(recording: Recording, ref: Ref) -> int | None:
+    """The axis along which every slice of an array that was made first is written by itself."""
+    step = recording.steps[ref.step]
+    axis, written = step.args[2] % len(step.shapes[0]), set[int]()
+    while _name(step) == "select_scatter" and step.args[2] % len(step.shapes[0]) == axis:
+        written.add(step.args[3] % step.shapes[0][axis])
+        step = recording.steps[step.args[0].step]
+    return axis if len(written) == step.shapes[0][axis] else None
+
+
+def _name(step: Step) -> str:
+    return "" if step.op is None else str(step.op).split(".")[1]
+
+
+def _one_tensor(recording: Recording, step: Step) -> bool:
+    """Whether the step does the same to every element of one tensor."""
+    pointwise = step.op is not None and (_name(step) in _ONE_TENSOR or torch.Tag.pointwise in step.op.tags)
+    return pointwise and len(step.refs) == 1 and recording.shape(step.refs[0]) == step.shapes[0]
+
+
 def _passed(recording: Recording, ref: Ref, axis: int, index: int) -> Ref | None:
     """A tensor that has the same slice, where a step only wrote elsewhere."""
     step = recording.steps[ref.step]
-    name = "" if step.op is None else str(step.op).split(".")[1]
-    if name != "select_scatter" or step.args[2] % len(step.shapes[0]) != axis:
+    if _name(step) != "select_scatter" or step.args[2] % len(step.shapes[0]) != axis:
         return None
     written = step.args[3] % step.shapes[0][axis]
     return step.args[0] if written != index else None
@@ -58,16 +95,21 @@ def _stacked(recording: Recording, step: Step, axis: int, index: int) -> Ref:
 
 
 def _permuted(recording: Recording, step: Step, axis: int, index: int) -> Ref:
-    order = list(range(len(step.shapes[0])))
-    if "permute" in str(step.op):
-        order = [d % len(order) for d in step.args[1]]
-    else:
-        a, b = (d % len(order) for d in step.args[1:3])
-        order[a], order[b] = order[b], order[a]
+    order = _order(step)
     picked = pick(recording, step.args[0], order[axis], index)
     rest = [d - (d > order[axis]) for i, d in enumerate(order) if i != axis]
     shape, dtype = _without(step.shapes[0], axis), step.dtypes[0]
     return recording.add(Step(aten.permute.default, (picked, rest), {}, (shape,), (dtype,)))
+
+
+def _order(step: Step) -> list[int]:
+    """Which axis of what goes in each axis of a permuted tensor is."""
+    order = list(range(len(step.shapes[0])))
+    if _name(step) == "permute":
+        return [d % len(order) for d in step.args[1]]
+    a, b = (d % len(order) for d in step.args[1:3])
+    order[a], order[b] = order[b], order[a]
+    return order
 
 
 def _with(recording: Recording, step: Step, old: Ref, new: Ref) -> Ref:

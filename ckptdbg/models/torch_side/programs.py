@@ -17,7 +17,7 @@ from ckptdbg.mapping.tracing.origins import undetermined
 from ckptdbg.mapping.tracing.spread import Spread
 from ckptdbg.models.records import Array
 from ckptdbg.models.torch_side.border import dtype_name, to_numpy, to_torch
-from ckptdbg.models.torch_side.picking import pick
+from ckptdbg.models.torch_side.picking import pick, stacked_axis
 from ckptdbg.models.torch_side.recording import Function, Recording, Ref, Step, digest, record
 from ckptdbg.models.torch_side.thin import Unreadable, perform, thinned
 
@@ -43,8 +43,13 @@ class Program:
 
     @property
     def key(self) -> str:
-        """Equal for programs that differ in nothing but the names of their sources."""
+        """Equal for programs that differ in nothing but the names of their sources and in ``selected``."""
         return self._key
+
+    @property
+    def selected(self) -> tuple[tuple[int, int], ...]:
+        """Of a single source, the axes of which the program takes one index before anything else, and which."""
+        return tuple(self._selections.values())
 
     @cached_property
     def _sources(self) -> tuple[str, ...]:
@@ -63,7 +68,8 @@ class Program:
         for i in self._steps:
             step = steps[i]
             given = number[step.source] if step.source else "" if step.constant is None else digest(step.constant)
-            args = tree_map(told, (step.args, step.kwargs))
+            kept = step.args[:2] if i in self._selections else step.args
+            args = tree_map(told, (kept, step.kwargs))
             lines.append(repr((str(step.op), args, step.shapes, step.dtypes, given)))
         text = "\n".join([*lines, repr(told(self.made))])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -97,9 +103,34 @@ class Program:
             raise Unreadable(str(cause).splitlines()[0]) from cause
         return Spread(to_numpy(thinned(made)), tuple(made.shape))
 
+    @property
+    def stacked(self) -> int | None:
+        """An axis whose slices were put together, each from tensors of its own; None where none is seen."""
+        return stacked_axis(self.recording, self.made)
+
     def slice(self, axis: int, index: int) -> Program:
         """What makes one slice of the tensor, without that axis."""
         return Program(self.recording, pick(self.recording, self.made, axis, index))
+
+    @cached_property
+    def _selections(self) -> dict[int, tuple[int, int]]:
+        """The steps that select, with the axis of the source and the index."""
+        steps, found = self.recording.steps, dict[int, tuple[int, int]]()
+        at = [i for i in self._steps if steps[i].source]
+        if len(at) != 1:
+            return found
+        (source,) = at
+        axes = list(range(len(steps[source].shapes[0])))
+        takers = self._takers(source)
+        while len(takers) == 1 and str(steps[takers[0]].op) == "aten.select.int":
+            _, dim, index = steps[takers[0]].args
+            axis = axes.pop(dim)
+            found[takers[0]] = axis, index % steps[source].shapes[0][axis]
+            takers = self._takers(takers[0])
+        return found
+
+    def _takers(self, wanted: int) -> list[int]:
+        return [i for i in self._steps if any(ref.step == wanted for ref in self.recording.steps[i].refs)]
 
     @cached_property
     def _steps(self) -> list[int]:

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import LoaderError, MappingError
 from ckptdbg.models.torch_side.border import to_numpy
 
+aten = torch.ops.aten
 Function = Callable[[dict[str, Tensor]], Iterable[tuple[str, Any]]]
-_QUIET = ("prim.device.default", "aten.lift_fresh.default", "aten.detach.default", "aten.alias.default")
-_ALIASES = _QUIET[1:]
+_ALIASES = ("aten.lift_fresh.default", "aten.detach.default", "aten.alias.default")
 """Ops that give the same tensor back."""
 
 
@@ -56,7 +57,7 @@ class Step:
     constant: Tensor | None = None
     """A tensor that the function brought along."""
 
-    @property
+    @cached_property
     def refs(self) -> list[Ref]:
         """The tensors it takes."""
         return [leaf for leaf in tree_flatten((self.args, self.kwargs))[0] if isinstance(leaf, Ref)]
@@ -94,7 +95,8 @@ class Recording:
 
 
 def record(function: Function, specs: Mapping[str, TensorSpec]) -> Recording:
-    """Run ``function`` on tensors of these shapes and dtypes that hold nothing; it gives names and tensors. Raises Unrecordable where it asks for a value, MappingError where it draws random numbers."""
+    """Run ``function`` on tensors of these shapes and dtypes that hold nothing; it gives names and tensors. Raises
+    Unrecordable where it asks for a value, MappingError where it draws random numbers."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         given = {n: torch.empty(s.shape, dtype=getattr(torch, s.dtype)) for n, s in specs.items()}
@@ -163,10 +165,14 @@ class _Recorder(TorchDispatchMode):
                 hint="it must depend on the tensors alone",
             )
         outs = [leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor)]
-        if not outs or name in _QUIET[:1]:
+        if not outs:
             return out
-        if name in _ALIASES:
-            self._note(outs[0], self.ref(args[0]))
+        same = _same(name, args, outs[0])
+        if same is not None:
+            self._note(outs[0], self.ref(same))
+            return out
+        if name == "aten.copy.default":
+            self._note(outs[0], self._copied(args[1], outs[0]))
             return out
         refs, named = tree_map_only(Tensor, self.ref, (tuple(args), dict(kwargs)))
         shapes, dtypes = tuple(tuple(o.shape) for o in outs), tuple(o.dtype for o in outs)
@@ -175,9 +181,30 @@ class _Recorder(TorchDispatchMode):
             self._note(tensor, Ref(ref.step, place))
         return out
 
+    def _copied(self, written: Tensor, made: Tensor) -> Ref:
+        """What is written over a tensor: nothing of that tensor is left but its shape and dtype."""
+        ref, shape, dtype = self.ref(written), tuple(written.shape), made.dtype
+        if written.dtype != dtype:
+            ref = self.recording.add(Step(aten._to_copy.default, (ref,), {"dtype": dtype}, (shape,), (dtype,)))
+        if shape != tuple(made.shape):
+            shape = tuple(made.shape)
+            ref = self.recording.add(Step(aten.expand.default, (ref, list(shape)), {}, (shape,), (dtype,)))
+        return ref
+
     def _note(self, tensor: Tensor, ref: Ref) -> None:
         self._kept.append(tensor)
         self._refs[id(tensor)] = ref
+
+
+def _same(name: str, args: tuple[Any, ...], made: Tensor) -> Tensor | None:
+    """The tensor that an op gives back as it is."""
+    if name in _ALIASES:
+        return args[0]
+    if name == "aten.slice.Tensor" and made.shape == args[0].shape:
+        return args[0]
+    if name == "aten.slice_scatter.default" and made.shape == args[1].shape:
+        return args[1]
+    return None
 
 
 def digest(tensor: Tensor) -> str:

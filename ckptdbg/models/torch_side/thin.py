@@ -99,7 +99,7 @@ def _filled(name: str, given: Mapping[str, Any]) -> Tensor:
 
 def _axes(name: str, op: Any, given: Mapping[str, Any]) -> Callable[[int], set[int]] | None:
     """Which axes of its tensors an op looks along, given how many there are; None for all of them."""
-    if torch.Tag.pointwise in op.tags or name in ("copy", "fill", "_to_copy"):
+    if torch.Tag.pointwise in op.tags or name in ("fill", "_to_copy"):
         return lambda ndim: set()
     if name in _ALONG_DIM:
         dim = given.get("dim")
