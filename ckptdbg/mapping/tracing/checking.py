@@ -7,19 +7,23 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from collections.abc import Mapping as Dict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import MappingError
 from ckptdbg.mapping.entry import BoundEntry
 from ckptdbg.mapping.file import Mapping
+from ckptdbg.mapping.ops import Make
 from ckptdbg.mapping.tracing.numerics import nearly
 from ckptdbg.mapping.tracing.origins import Convert
 from ckptdbg.mapping.tracing.recorded import Program
 
 Array = NDArray[Any]
+T = TypeVar("T")
 Check = Callable[[Mapping, Dict[str, TensorSpec], set[str]], dict[str, str]]
 """From a mapping, the tensors that it makes and which of them are inexact, to those that the function makes otherwise,
 and how they differ."""
@@ -66,6 +70,31 @@ def against_programs(
         return found
 
     return check
+
+
+def run_for_one(convert: Convert, specs: Dict[str, TensorSpec]) -> Make:
+    """The function for one target, whose sources are given: zeros stand for all others."""
+
+    def make(target: str, sources: Dict[str, Array]) -> Array:
+        blank = (n for n in specs if n not in sources)
+        given = {n: np.zeros(specs[n].shape, as_dtype(specs[n].dtype)) for n in blank}
+        with np.errstate(all="ignore"):  # what becomes of zeros is left aside
+            made = convert({n: np.array(sources[n]) if n in sources else given[n] for n in specs})
+        return _one_of(made, target)
+
+    return make
+
+
+def run_recorded(programs: Dict[str, Program]) -> Make:
+    """The same of recorded ops, of which only those of the target are done."""
+    return lambda target, sources: _one_of(programs, target).run(sources.__getitem__)
+
+
+def _one_of(made: Dict[str, T], target: str) -> T:
+    if target not in made:
+        few = ", ".join([*made][:5])
+        raise MappingError("the function makes no such tensor", found=target, expected=f"{few} and the like")
+    return made[target]
 
 
 def _otherwise(wrong: int, size: int) -> str:

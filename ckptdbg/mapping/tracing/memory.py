@@ -13,7 +13,7 @@ from ckptdbg.errors import MappingError
 # Bytes at the peak for every element of the source, where it is run on probes: measured at 4 to 32 million elements of
 # float32, with a function that permutes and stacks (index and scale of every element in 64 bits, and their copies).
 PER_ELEMENT = 120
-# Up to here a function is run on probes even where it could be recorded: half a minute, and half the memory of a laptop.
+# Up to here a function is run on probes even where it could be recorded: half a minute, and 2 GB.
 FEW_ELEMENTS = 2**24
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -31,8 +31,8 @@ def afford(count: int, why: str, name: str) -> None:
             f"running the conversion on probes takes about {_gigabytes(needed)} of memory ({why})",
             where=name,
             found=f"{_gigabytes(free)} free",
-            hint="write it for torch tensors (arrays: torch), which are recorded without values, or trace it on a small "
-            "model of the same kind (ckptdbg mapping trace CONFIG -o FILE) and use that file: its names and ranges "
+            hint="write it for torch tensors (arrays: torch), which are recorded without values, or trace it on a "
+            "small model of the same kind (ckptdbg mapping trace CONFIG -o FILE) and use that file: its placeholders "
             "count what is there",
         )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,8 +66,8 @@ def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
     """Run ``convert`` on probes of these shapes and dtypes. Raises MappingError where it is not deterministic or
     returns other tensors for other values."""
     specs = dict(specs)
-    random = {n: _random(s, i) for i, (n, s) in enumerate(specs.items())}
-    run = partial(_run, convert)
+    random = {n: random_tensor(s, i) for i, (n, s) in enumerate(specs.items())}
+    run = running(convert)
     sample, again = run(random), run(random)
     for name, value in sample.items():
         if name not in again or again[name].shape != value.shape or again[name].tobytes() != value.tobytes():
@@ -114,6 +113,7 @@ def rounded_like(predicted: Array, made: Array, scale: Array) -> bool:
 _UNREAD = "not read yet"
 NOT_AFFINE = "not an affine index map of the source tensors"
 NOT_LINEAR = _WRONG = "a value-dependent or non-linear function of the source tensors"
+UNSTEADY = "it is there, or has its shape, for some values only"
 CONSTANT = "a constant: it comes from no source tensor"
 NOT_FINITE = "not finite for zeros or ones"
 _ROUNDED = 0.3  # of a value: float8 with two bits of significand, a factor rounded too
@@ -124,7 +124,7 @@ def _begin(name: str, sample: Array, zero: Array | None, one: Array | None) -> O
     empty = np.full(shape, -1, np.int64)
     origin = Origin(name, sample.dtype, empty, empty.copy(), np.zeros(shape), np.zeros(shape), sample, _UNREAD)
     if zero is None or one is None or zero.shape != shape or one.shape != shape:
-        origin.opaque = "it is there, or has its shape, for some values only"
+        origin.opaque = UNSTEADY
     elif sample.dtype.kind == "c":
         origin.opaque = "complex numbers"
     else:
@@ -201,17 +201,23 @@ def _index_digit(spec: TensorSpec, base: int, place: int) -> Array:
     return flat.reshape(spec.shape).astype(as_dtype(spec.dtype))
 
 
-def _random(spec: TensorSpec, ordinal: int) -> Array:
-    generator = np.random.default_rng([23, ordinal])
+def random_tensor(spec: TensorSpec, ordinal: int, again: int = 0) -> Array:
+    """The values of one source tensor; others for each ``again``."""
+    generator = np.random.default_rng([23, ordinal, again] if again else [23, ordinal])
     dtype = as_dtype(spec.dtype)
     if dtype.kind in "iub":
         return generator.integers(0, 2 if dtype.kind == "b" else 100, spec.shape).astype(dtype)
     return generator.standard_normal(spec.shape).astype(dtype)
 
 
-def _run(convert: Convert, tensors: dict[str, Array]) -> dict[str, Array]:
-    out = convert({name: array.copy() for name, array in tensors.items()})
-    return {name: np.asarray(value) for name, value in out.items()}
+def running(convert: Convert) -> Run:
+    """The conversion on copies, as it may change what it is given."""
+
+    def run(tensors: dict[str, Array]) -> dict[str, Array]:
+        out = convert({name: array.copy() for name, array in tensors.items()})
+        return {name: np.asarray(value) for name, value in out.items()}
+
+    return run
 
 
 def gathered(origins: Origins, origin: Origin) -> Array:

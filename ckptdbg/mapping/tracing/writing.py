@@ -14,10 +14,12 @@ from ckptdbg.mapping.tracing.families import Made, entries_of
 
 @dataclass(frozen=True)
 class Untraced:
-    """A target tensor that no entry makes, and why."""
+    """A target tensor that no op makes, and why."""
 
     target: str
     reason: str
+    sources: tuple[str, ...] = ()
+    """What it depends on: an opaque entry carries it. A constant depends on nothing, and is left to ``ignore``."""
 
 
 def numbers_of(config: Dict[str, Any]) -> dict[str, float]:
@@ -49,10 +51,11 @@ def _plain_lists(entry: dict[str, Any]) -> dict[str, Any]:
 def mapping_text(
     made: list[Made], names: list[str], unused: tuple[str, ...], untraced: list[Untraced], name: str
 ) -> str:
-    """The mapping file, with what it leaves out said in comments."""
+    """The mapping file, with what no op makes said in comments."""
     document: dict[str, Any] = {"version": 1, "entries": [_plain_lists(e) for e in entries_of(made, names)]}
     # names are matched as globs there, and a name such as blocks[0] is none of its own
-    ignore = {"source": [*map(escape, unused)], "target": [escape(u.target) for u in untraced]}
+    left = [escape(u.target) for u in untraced if not u.sources]
+    ignore = {"source": [*map(escape, unused)], "target": left}
     if any(ignore.values()):
         document["ignore"] = {key: value for key, value in ignore.items() if value}
     notes = [f"# {' '.join(f'{u.target}: {u.reason}'.splitlines())}" for u in untraced]
