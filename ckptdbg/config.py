@@ -22,7 +22,7 @@ PLAIN = {
     "int_from_float": "a whole number",
 }
 MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
-TRACE_KEYS = {"trace", "arrays", "options"}
+TRACE_KEYS = {"trace", "arrays", "options", "file"}
 
 
 class _Record(BaseModel):
@@ -105,7 +105,8 @@ class Config(_Record):
     source: ModelConfig
     target: ModelConfig
     mapping: Path | dict[str, Any]
-    """A mapping file, or one of the other places a mapping comes from: ``{trace: convert.py:convert}`` and the like."""
+    """A mapping file, or one of the other places a mapping comes from: ``{trace: convert.py:convert}`` and the like.
+    With ``file`` beside ``trace`` the mapping is that file, and its opaque ops may run the function."""
     probe: ProbeConfig = Field(default_factory=lambda: ProbeConfig(tokens="random"))
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     file: Path = Path("<config>")
@@ -212,7 +213,11 @@ def _resolved(config: Config, document: Any, path: Path) -> Config:
 
     files = {key: getattr(config.probe, key) for key in ("tokenizer", "ids", "inputs")}
     probe = {key: there(value, "probe", key) for key, value in files.items() if value is not None}
-    mapping = there(config.mapping, "mapping") if isinstance(config.mapping, Path) else config.mapping
+    mapping = config.mapping
+    if isinstance(mapping, Path):
+        mapping = there(mapping, "mapping")
+    elif "file" in mapping:
+        mapping = {**mapping, "file": there(Path(mapping["file"]), "mapping", "file")}
     return config.model_copy(
         update={
             "source": side("source"),

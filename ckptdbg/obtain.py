@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config
-from ckptdbg.errors import ConfigError
-from ckptdbg.mapping import Mapping
+from ckptdbg.errors import ConfigError, LoaderError
+from ckptdbg.mapping import BoundMapping, Mapping
+from ckptdbg.mapping.ops import Make
 from ckptdbg.mapping.recovery import recover
-from ckptdbg.mapping.tracing import Traced, trace
+from ckptdbg.mapping.tracing import Traced, trace, trace_programs
+from ckptdbg.mapping.tracing.checking import run_for_one, run_recorded
+from ckptdbg.mapping.tracing.memory import FEW_ELEMENTS, afford, elements
 from ckptdbg.mapping.tracing.origins import Convert
+from ckptdbg.mapping.tracing.recorded import Program
+
+if TYPE_CHECKING:
+    from ckptdbg.models.loaders.conversion import Conversion
 
 
 class Named(Protocol):
@@ -40,7 +49,10 @@ def obtain_mapping(
     if isinstance(config.mapping, Path):
         return Mapping.load(config.mapping)
     if "trace" in config.mapping:
-        return trace_config(config, source, read, model_config).mapping
+        if "file" not in config.mapping:
+            return trace_config(config, source, read, model_config).mapping
+        function = function_at_hand(config, source, model_config)
+        return Mapping.load(config.mapping["file"]).with_functions({str(config.mapping["trace"]): function})
     if config.mapping.get("recover") is True:
         if config.target.path is None:
             hint = "set target: {path: ...}, the checkpoint that was converted"
@@ -59,37 +71,115 @@ def trace_config(
     config: Config, source: Dict[str, TensorSpec], read: Callable[[str], Any], model_config: Dict[str, Any]
 ) -> Traced:
     """Trace the function under ``mapping: {trace: ..., arrays: ..., options: {...}}`` and try it on the tensors
-    themselves, all in memory at once."""
+    themselves: on all at once or, where that is too much, on one target at a time. Raises LoaderError,
+    MappingError."""
+    conversion = _conversion(config, model_config)
+    recorded = _recorded(conversion, source)
+    if recorded is not None:
+        return trace_programs(recorded, source, model_config, conversion.name, read)
+    real = {name: read(name) for name in source}
+    return trace(_run(conversion, source), source, model_config, conversion.name, real)
+
+
+def function_at_hand(config: Config, source: Dict[str, TensorSpec], model_config: Dict[str, Any]) -> Make:
+    """The function under ``mapping: {trace: ...}``, for the opaque entries of the file beside it. It is imported when
+    it is first called. Raises LoaderError, MappingError then."""
+
+    @cache
+    def ready() -> Make:
+        conversion = _conversion(config, model_config)
+        recorded = _recorded(conversion, source)
+        return run_for_one(_run(conversion, source), source) if recorded is None else run_recorded(recorded)
+
+    return lambda target, sources: ready()(target, sources)
+
+
+def _conversion(config: Config, model_config: Dict[str, Any]) -> Conversion:
     from ckptdbg.models.loaders.conversion import load_conversion
 
     asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
-    chosen = load_conversion(
-        asked["trace"],
+    return load_conversion(
+        str(asked["trace"]),
         config.file.resolve().parent,
         arrays=asked.get("arrays"),
         options=asked.get("options") or {},
         config=model_config,
     )
-    convert = chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
-    real = {name: read(name) for name in source}
-    return trace(convert, source, model_config, str(asked["trace"]), real)
+
+
+def _run(conversion: Conversion, source: Dict[str, TensorSpec]) -> Convert:
+    return conversion({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
+
+
+def _recorded(conversion: Conversion, source: Dict[str, TensorSpec]) -> Dict[str, Program] | None:
+    """What makes each target of a large checkpoint; None where the function is to be run on probes, and there is memory
+    for it."""
+    count = elements(source.values())
+    if count <= FEW_ELEMENTS:
+        return None
+    if conversion.arrays is None:
+        raise LoaderError(
+            "a conversion of so many elements is not tried on every kind of array",
+            where=conversion.name,
+            found=count,
+            expected=f"at most {FEW_ELEMENTS}",
+            hint="say which kind it is written for: mapping: {trace: ..., arrays: torch}",
+        )
+    why = f"it is written for {conversion.arrays} arrays"
+    if conversion.arrays == "torch":
+        from ckptdbg.models.torch_side.recording import Unrecordable
+
+        try:
+            return conversion.record(source)
+        except Unrecordable as cause:
+            why = str(cause)
+    afford(count, why, conversion.name)
+    return None
+
+
+@dataclass(frozen=True)
+class Judgeable:
+    """What a mapping does, to be compared with another."""
+
+    convert: Convert
+    unrun: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    """Targets that it leaves to functions which are not at hand: the function and the sources of each."""
 
 
 def conversion_of(
-    text: str, source: Dict[str, TensorSpec], model_config: Dict[str, Any], target: Dict[str, TensorSpec] | None
-) -> Convert:
+    text: str,
+    source: Dict[str, TensorSpec],
+    model_config: Dict[str, Any],
+    target: Dict[str, TensorSpec] | None,
+    other: str = "",
+) -> Judgeable:
     """What a mapping file or a conversion function (``file.py:function``, ``module:function``) does to source tensors;
-    ``target`` gives the names and shapes that a mapping file is bound to. Raises ConfigError, MappingError,
-    LoaderError."""
-    from ckptdbg.models.loaders.conversion import load_conversion
-
-    if not Path(text).exists() and ":" in text:
-        chosen = load_conversion(text, Path.cwd(), options={}, config=model_config)
-        return chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
+    ``target`` gives the names and shapes that a mapping file is bound to. Where ``other`` is a function, the opaque
+    entries of a file may run it. Raises ConfigError, MappingError, LoaderError."""
+    if _is_function(text):
+        return Judgeable(_function_of(text, source, model_config))
     if target is None:
         raise ConfigError("a mapping file needs the names of the target", where=text, hint="add --target CHECKPOINT")
-    bound = Mapping.load(text).bind(model_config, source, target)
-    return lambda tensors: {name: value for name, value, _ in bound.values(lambda n: tensors[n])}
+    mapping = Mapping.load(text)
+    if _is_function(other) and any(op.fields.get("function") == other for e in mapping.entries for op in e.ops):
+        mapping = mapping.with_functions({other: run_for_one(_function_of(other, source, model_config), source)})
+    bound = mapping.bind(model_config, source, target)
+    left = [e for e in bound.entries if e.opaque is not None and e.opaque.make is None]
+    run = BoundMapping(tuple(e for e in bound.entries if e not in left), bound.file)
+    return Judgeable(
+        lambda tensors: {name: value for name, value, _ in run.values(lambda n: tensors[n])},
+        {e.targets[0]: (e.opaque.function, e.sources) for e in left if e.opaque is not None},
+    )
+
+
+def _is_function(text: str) -> bool:
+    return not Path(text).exists() and ":" in text
+
+
+def _function_of(text: str, source: Dict[str, TensorSpec], model_config: Dict[str, Any]) -> Convert:
+    from ckptdbg.models.loaders.conversion import load_conversion
+
+    return _run(load_conversion(text, Path.cwd(), options={}, config=model_config), source)
 
 
 def _example(spec: TensorSpec, ordinal: int) -> Any:

@@ -83,7 +83,8 @@ def convert(
 
 def _inputs(config: ReadConfig) -> list[Path]:
     """Files of the user's own making."""
-    return [config.file, *([config.mapping] if isinstance(config.mapping, Path) else [])]
+    file = config.mapping if isinstance(config.mapping, Path) else config.mapping.get("file")
+    return [config.file, *([file] if file is not None else [])]
 
 
 def _mapping(config: ReadConfig) -> Mapping:

@@ -35,7 +35,7 @@ def trace(
 ) -> int:
     """Run the conversion function that CONFIG names on probes, and write what it does as a mapping file.
 
-    Exits with 1 where some tensor is made in a way that no mapping file says.
+    Exits with 1 where some tensor is made in a way that no op says: such a tensor is left to the function.
     """
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
@@ -51,11 +51,15 @@ def trace(
         traced = trace_config(read, source.specs, source.read, source.config or {})
     _give(traced.mapping.text, out)
     for left in traced.untraced:
-        typer.echo(f"not in the mapping  {left.target}: {left.reason}", err=True)
+        where = "made by function    " if left.sources else "not in the mapping  "
+        typer.echo(f"{where}{left.target}: {left.reason}", err=True)
     for name in traced.inexact:
         typer.echo(f"last bits differ    {name}: its arithmetic is not one of the mapping's", err=True)
-    counted = len(traced.specs) - len(traced.untraced)
+    counted = len(traced.specs) - sum(not left.sources for left in traced.untraced)
     typer.echo(f"{counted} of {len(traced.specs)} tensors in {len(traced.mapping.entries)} entries", err=True)
+    if any(left.sources for left in traced.untraced):
+        function = read.mapping["trace"]
+        typer.echo(f"to use the file, say so in the config: mapping: {{file: FILE, trace: {function}}}", err=True)
     return 1 if traced.untraced else 0
 
 
@@ -115,8 +119,9 @@ def diff(
     made = None if target is None else open_checkpoint(target).specs
     with progress() as step:
         step("running both on probes")
-        one, other = (conversion_of(text, opened.specs, opened.config or {}, made) for text in (first, second))
-        found = judge(one, other, opened.specs)
+        pairs = (first, second), (second, first)
+        one, other = (conversion_of(a, opened.specs, opened.config or {}, made, b) for a, b in pairs)
+        found = judge(one.convert, other.convert, opened.specs, one.unrun, other.unrun)
     for item in found.differing:
         say(f"{item.same:8} {item.target}: {MEANING[item.same]}{f' ({item.detail})' if item.detail else ''}")
     score = ", ".join(f"{share:.1%} {what} right" for what, share in found.score.items())

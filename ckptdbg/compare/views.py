@@ -66,7 +66,7 @@ def view_target(
     graph = side.graph(inputs)
 
     def through_mapping(read: Read) -> dict[str, Array]:
-        made = {name: value for name, value, _ in mapping.values(read, cast=False, dtype=np.float64)}
+        made = {name: value for name, value, _ in mapping.pushed(read)}
         return to_parameters(lambda name: made[name] if name in made else np.zeros(specs[name].shape))
 
     anchors, meetings = _layouts(side, graph, through_mapping, source)

@@ -32,6 +32,8 @@ def edits(
 ) -> list[Edit]:
     """All single edits of an entry that keep its shapes. ``sizes`` are numbers by name, ``unused`` the source
     tensors that no entry uses."""
+    if entry.opaque is not None:  # nobody knows what the function makes of other sources
+        return []
     data = mapping.ops(entry.name)
     found = _op_edits(entry, data, sizes, _factors(entry, mapping, sizes))
     return [*found, *other_sources(entry, data, mapping, unused or {})]

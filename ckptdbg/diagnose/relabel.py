@@ -40,9 +40,9 @@ class Relabel:
         return layout_of([_gather(own, {t: p[i] for t, p in tensors.items() if p}) for i in range(len(self._labels))])
 
     def _pushed(self, name: str, changed: Changed) -> list[Array] | None:
-        """A target tensor as each label makes it; None for one that no entry makes."""
+        """A target tensor as each label makes it; None for one that no entry makes, or that has no index map."""
         entry = changed.get(name) or self._mapping.entry_of_target.get(name)
-        if entry is None:
+        if entry is None or entry.opaque is not None:
             return None
         key = (entry.ops, entry.sources, name)
         if key not in self._cache:

@@ -29,8 +29,9 @@ def other_sources(
 def exchanges(entries: Sequence[BoundEntry], mapping: TensorMapping) -> list[tuple[Edit, Edit]]:
     """Pairs of entries of the same source shapes, each taking the other's sources."""
     found = []
-    for i, a in enumerate(entries):
-        for b in entries[i + 1 :]:
+    known = [entry for entry in entries if entry.opaque is None]
+    for i, a in enumerate(known):
+        for b in known[i + 1 :]:
             if [s.shape for s in a.source_specs] == [s.shape for s in b.source_specs] and a.layer == b.layer:
                 found.append((_taking(a, b, mapping), _taking(b, a, mapping)))
     return found

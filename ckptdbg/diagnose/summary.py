@@ -160,6 +160,9 @@ def _why(comparison: Comparison, t: int) -> str:
         return "no token reached it with this probe"
     if (np.asarray(record.rows) < 0).all():
         return "its rows could not be told to belong to tokens"
+    for entry in target.labels[t].entries:
+        if entry.opaque is not None:
+            return f"made by {entry.opaque.function}, which tells no layout: only its values are compared"
     if layout.opaque is not None:
         return layout.opaque
     if layout.mixed:
@@ -192,8 +195,9 @@ def undecided(comparison: Comparison, mapping: BoundMapping) -> list[NotCompared
     target, exercised = comparison.target, _exercised(comparison)
     used = {name for label in (*target.labels, *target.met_labels) for name in label.tensors}
     unmapped = sorted(used - set(mapping.entry_of_target))
-    shown = {mapping.entry_of_target[name].name for name in exercised & set(mapping.entry_of_target)}
-    unshown = [n for n, e in mapping.entry_of_target.items() if n in target.specs and e.name not in shown]
+    met = ((name, mapping.entry_of_target[name]) for name in exercised & set(mapping.entry_of_target))
+    shown = {name if entry.opaque else entry.name for name, entry in met}  # a function may treat each layer otherwise
+    unshown = [n for n, e in mapping.entry_of_target.items() if n in target.specs and not shown & {n, e.name}]
     reasons = [(name, "used by the model but made by no mapping entry") for name in unmapped]
     reasons += [(name, "this probe exercises no tensor of its entry: its layout is not proved") for name in unshown]
     return [NotCompared(name=name, side="target", reason=reason) for name, reason in reasons]

@@ -13,7 +13,7 @@ from ckptdbg.errors import MappingError
 from ckptdbg.mapping.bound import BoundMapping
 from ckptdbg.mapping.entry import BoundEntry
 from ckptdbg.mapping.expressions import Number, Scope, near, whole
-from ckptdbg.mapping.ops.values import Cast
+from ckptdbg.mapping.ops import Cast, Opaque
 from ckptdbg.mapping.parse import Entry
 from ckptdbg.mapping.stacking import StackAxis
 from ckptdbg.mapping.templates import Template, pieces
@@ -203,7 +203,7 @@ class Expansion:
         target_names = tuple(template.fill(values) for template, values in targets)
         ops = tuple(op.bind(scope, len(entry.targets)) for op in entry.ops)
         source_specs = tuple(self.source.spec(n, entry, t) for n, (t, _) in zip(source_names, sources, strict=True))
-        dtype = next((op.dtype for op in reversed(ops) if isinstance(op, Cast)), source_specs[0].dtype)
+        dtype = next((op.dtype for op in reversed(ops) if isinstance(op, Cast | Opaque)), source_specs[0].dtype)
         return BoundEntry(
             name=entry.name,
             file=entry.file,

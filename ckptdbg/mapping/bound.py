@@ -72,6 +72,14 @@ class BoundMapping:
                 if len(parts) == len(self.producers[name]):
                     yield name, _merged(name, waiting.pop(name)), parts[0].entry
 
+    def pushed(self, read: Callable[[str], Array]) -> Iterator[tuple[str, Array, BoundEntry]]:
+        """``values`` of labels, in float64: NaN for what has no index map, as no label tells anything there."""
+        for entry in self.entries:
+            if entry.opaque is not None:
+                yield entry.targets[0], np.full(entry.target_specs[0].shape, np.nan), entry
+        plain = tuple(entry for entry in self.entries if entry.opaque is None)
+        yield from BoundMapping(plain, self.file).values(read, cast=False, dtype=np.float64)
+
     def shapes(self, entry: BoundEntry) -> list[tuple[str, Shape]]:
         """Each step of an entry as text with the shape after it; one row per array where a step makes several."""
         rows = []

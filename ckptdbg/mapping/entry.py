@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import MappingError
-from ckptdbg.mapping.ops import Array, Op, OpError, Shape
+from ckptdbg.mapping.ops import Array, Make, Op, Opaque, OpError, Shape
 from ckptdbg.mapping.stacking import StackAxis, stack_arrays, stack_shape, unstack_array, unstack_shape
 
 Step = Callable[[Sequence[Array]], list[Array]]
@@ -47,6 +47,11 @@ class BoundEntry:
     def where(self) -> str:
         """file:line"""
         return f"{self.file}:{self.line}"
+
+    @property
+    def opaque(self) -> Opaque | None:
+        """The op by which a function makes the target, where one does: nothing is known of its places then."""
+        return next((op for op in self.ops if isinstance(op, Opaque)), None)
 
     @property
     def ops_text(self) -> list[str]:
@@ -109,6 +114,7 @@ class BoundEntry:
     def check(self) -> None:
         """``MappingError`` unless the ops make exactly the targets' shapes."""
         trace = self.steps()
+        self._check_opaque(trace)
         made = self.made_shapes(trace)
         if len(made) != len(self.targets):
             many, few = (
@@ -121,6 +127,20 @@ class BoundEntry:
             if shape != spec.shape:
                 problem = f"{name} gets shape {shape}, expected {spec.shape}"
                 raise self._misfit(problem, trace, hint="correct the ops, or the config the sizes come from")
+
+    def _check_opaque(self, trace: Trace) -> None:
+        if self.opaque is not None and (self.ops[0] is not self.opaque or self.stacks or len(self.targets) > 1):
+            problem = "opaque is what makes one whole target of its sources"
+            raise self._misfit(problem, trace, hint="put it first, without stack, in an entry of one target")
+
+    def with_functions(self, functions: Mapping[str, Make]) -> BoundEntry:
+        """The same entry with the function of its opaque op, where it is among these, by name."""
+        op = self.opaque
+        if op is None or op.function not in functions:
+            return self
+        dtypes = [as_dtype(spec.dtype) for spec in self.source_specs]
+        placed = op.placed(functions[op.function], self.sources, dtypes, self.targets[0])
+        return dataclasses.replace(self, ops=(placed, *self.ops[1:]))
 
     def made_shapes(self, trace: Trace | None = None) -> list[Shape]:
         """What the ops make, whatever the targets' own shapes; ``trace`` is what ``steps`` gave."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from ckptdbg.mapping.bind import bind
 from ckptdbg.mapping.bound import BoundMapping
 from ckptdbg.mapping.edit import replace_ops
 from ckptdbg.mapping.expressions import Scope, near
+from ckptdbg.mapping.ops import Make
 from ckptdbg.mapping.parse import Entry, Variable, check_keys, parse_entry, parse_variable
 
 KEYS = ("version", "variables", "entries", "ignore")
@@ -42,6 +43,8 @@ class Mapping:
     variables: tuple[Variable, ...]
     entries: tuple[Entry, ...]
     ignore: Ignore
+    functions: Dict[str, Make] = field(default_factory=dict, compare=False)
+    """What runs the functions of opaque ops, by name: empty unless the user has asked for them."""
 
     @classmethod
     def load(cls, path: str | Path) -> Mapping:
@@ -66,6 +69,10 @@ class Mapping:
             raise MappingError("a mapping without entries", where=f"{file}:{line_of(document, 'entries')}")
         entries = _unique([parse_entry(node, file, line_of(nodes, i)) for i, node in enumerate(nodes)])
         return cls(file, text, _variables(document, file), entries, _ignore(document, file))
+
+    def with_functions(self, functions: Dict[str, Make]) -> Mapping:
+        """The mapping with functions that its opaque ops may run, by the name under which they stand there."""
+        return dataclasses.replace(self, functions={**self.functions, **functions})
 
     def scope(self, config: Dict[str, Any] | None) -> Scope:
         """Every variable with its number; ``MappingError`` where one has none."""
@@ -103,7 +110,9 @@ class Mapping:
     ) -> BoundMapping:
         names = {variable.name for variable in self.variables}
         ignored = self.ignore.source, self.ignore.target
-        return bind(self.entries, self.scope(config), names, source, target, *ignored, self.file, as_made)
+        bound = bind(self.entries, self.scope(config), names, source, target, *ignored, self.file, as_made)
+        entries = tuple(entry.with_functions(self.functions) for entry in bound.entries)
+        return dataclasses.replace(bound, entries=entries)
 
     def ops(self, name: str) -> list[Any]:
         """The ops of the entry of this name, as they stand in the file (dicts, or text for an op without keys)."""
@@ -112,7 +121,7 @@ class Mapping:
     def with_ops(self, name: str, ops: Sequence[Any]) -> Mapping:
         """The mapping with other ops in one entry; the rest of the text stays. Write ``Mapping.text`` to a file."""
         document = parse_yaml(self.text, self.file, MappingError)
-        return Mapping.loads(replace_ops(self.text, document, self._node(document, name), ops), self.file)
+        return self._reread(replace_ops(self.text, document, self._node(document, name), ops))
 
     def source(self, name: str) -> Any:
         """The source of the entry of this name, as it stands in the file: text or a list of texts."""
@@ -122,7 +131,7 @@ class Mapping:
         """The mapping with another source (text or a list) in one entry; comments and order stay."""
         document = parse_yaml(self.text, self.file, MappingError)
         self._node(document, name)["source"] = source
-        return Mapping.loads(dump_yaml(document, like=self.text), self.file)
+        return self._reread(dump_yaml(document, like=self.text))
 
     def with_range(self, name: str, placeholder: str, values: Sequence[int]) -> Mapping:
         """The mapping with other values for one placeholder of an entry, in this order."""
@@ -140,7 +149,10 @@ class Mapping:
         ignored = (document.get("ignore") or {}).get("source") or []
         for i in reversed([i for i, glob in enumerate(ignored) if str(glob) in (name, escape(name))]):
             del ignored[i]
-        return Mapping.loads(dump_yaml(document, like=self.text), self.file)
+        return self._reread(dump_yaml(document, like=self.text))
+
+    def _reread(self, text: str) -> Mapping:
+        return Mapping.loads(text, self.file).with_functions(self.functions)
 
     def _node(self, document: Any, name: str) -> Any:
         for entry, node in zip(self.entries, document["entries"], strict=True):

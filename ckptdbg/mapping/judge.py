@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping as Dict
 from dataclasses import dataclass
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.mapping.tracing.origins import Convert, Origin, read_origins
 
 Same = Literal["same", "values", "layout", "sources", "shape", "missing", "extra", "unread"]
+
+NOT_RUN = "left to a function that was not run: name it as A or B"
 
 # What each word means, for people; in the order in which a report lists them.
 MEANING: dict[Same, str] = {
@@ -60,13 +63,22 @@ class Judgement:
         return {"names": self.share(*names), "layouts": self.share(*layouts), "values": self.share(*layouts, "values")}
 
 
-def judge(first: Convert, second: Convert, specs: Dict[str, TensorSpec]) -> Judgement:
-    """Compare what two conversions do to source tensors of these shapes. Raises MappingError for one that is not
+def judge(
+    first: Convert,
+    second: Convert,
+    specs: Dict[str, TensorSpec],
+    unrun: Dict[str, Any] = MappingProxyType({}),
+    other_unrun: Dict[str, Any] = MappingProxyType({}),
+) -> Judgement:
+    """Compare what two conversions do to source tensors of these shapes. ``unrun`` are targets that they leave to
+    functions which are not run here: the same where both leave it to the same. Raises MappingError for one that is not
     deterministic."""
     names = list(specs)
     a, b = read_origins(first, specs).targets, read_origins(second, specs).targets
-    found = [_judged(target, origin, b.get(target), names) for target, origin in a.items()]
-    return Judgement((*found, *(Judged(target, "extra") for target in b if target not in a)))
+    found = [_judged(t, origin, b.get(t), names) for t, origin in a.items() if t not in other_unrun]
+    left = dict.fromkeys([*unrun, *other_unrun])
+    found += [Judged(t, "same" if unrun.get(t) == other_unrun.get(t) else "unread", NOT_RUN) for t in left]
+    return Judgement((*found, *(Judged(t, "extra") for t in b if t not in a and t not in left)))
 
 
 def _judged(target: str, a: Origin, b: Origin | None, names: list[str]) -> Judged:

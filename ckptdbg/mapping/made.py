@@ -43,7 +43,9 @@ class Made(Mapping[str, Array]):
 
 def origin(entry: BoundEntry, target: str, index: tuple[int, ...]) -> tuple[str, tuple[int, ...]] | None:
     """The source tensor, and the index in it, that an element of what ``entry`` makes came from; None where it came
-    from none (padding). Found by sending indices through the entry's ops."""
+    from none (padding) or a function made it. Found by sending indices through the entry's ops."""
+    if entry.opaque is not None:
+        return None
     at = entry.targets.index(target)
 
     def pushed(label: Callable[[int], Array]) -> float:

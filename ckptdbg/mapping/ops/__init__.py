@@ -2,6 +2,7 @@
 
 from ckptdbg.mapping.ops.axes import Expand, Rearrange, Reshape, Squeeze, Transpose
 from ckptdbg.mapping.ops.base import REGISTRY, Array, Op, OpError, Shape, one_line
+from ckptdbg.mapping.ops.opaque import Make, Opaque
 from ckptdbg.mapping.ops.pieces import Concat, Pad, Slice, Split, Stack, Take, Unstack
 from ckptdbg.mapping.ops.selected import Of
 from ckptdbg.mapping.ops.values import Add, Cast, Divide, Scale
@@ -14,9 +15,11 @@ __all__ = [
     "Concat",
     "Divide",
     "Expand",
+    "Make",
     "Of",
     "Op",
     "OpError",
+    "Opaque",
     "Pad",
     "Rearrange",
     "Reshape",

@@ -26,7 +26,7 @@ from ckptdbg.mapping.recovery.trained import by_name, related
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.numerics import Values, value_ops
-from ckptdbg.mapping.tracing.trace import Untraced, mapping_text, numbers_of, sizes_of
+from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of, sizes_of
 
 Array = NDArray[Any]
 Read = Callable[[str], Array]
@@ -202,7 +202,7 @@ def _recipe(
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
     scale = np.broadcast_to(found.scale, values.shape) if alive.all() else np.where(alive, found.scale, 0.0)
-    places = Places(ordinal, index, scale, np.broadcast_to(found.shift, values.shape), before, predicted)
+    places = Places.dense(ordinal, index, scale, np.broadcast_to(found.shift, values.shape), before, predicted)
     return joiner_of(numbers).recipe(places), wrong
 
 
@@ -267,9 +267,8 @@ def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[.
 
     def joiner(numbers: dict[str, float]) -> Joiner:
         def values(ordinal: int, places: Places) -> Values:
-            scale, shift = float(places.scale.flat[0]), float(places.shift.flat[0])  # one for all of a target
-            dtype = as_dtype(specs[ordinal].dtype)
-            return value_ops(places.before.reshape(-1), places.after.reshape(-1), scale, shift, numbers, dtype)
+            scale, shift = float(places.scale.first), float(places.shift.first)  # one for all of a target
+            return value_ops(*places.pairs(), scale, shift, numbers, as_dtype(specs[ordinal].dtype))
 
         return Joiner([s.shape for s in specs], sizes, values)
 

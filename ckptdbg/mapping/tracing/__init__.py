@@ -1,5 +1,6 @@
 """Mappings from code: a conversion function is run on index probes and becomes explicit entries."""
 
-from ckptdbg.mapping.tracing.trace import Traced, Untraced, trace
+from ckptdbg.mapping.tracing.trace import Traced, trace, trace_programs
+from ckptdbg.mapping.tracing.writing import Untraced
 
-__all__ = ["Traced", "Untraced", "trace"]
+__all__ = ["Traced", "Untraced", "trace", "trace_programs"]

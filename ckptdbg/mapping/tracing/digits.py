@@ -1,9 +1,9 @@
 """From an index map to axes: each line of a map along a target axis is read as mixed-radix digits of source axes.
 
-The map of one target tensor over one source tensor is an array of flat source indices. Where it is a rearrangement,
-it is a sum of one line per target axis, and each line counts in digits: so many steps of one stride along one source
-axis, then so many of the next. The lines alone are factored; that they add up to the whole map is checked by
-broadcasting.
+The map of one target tensor over one source tensor gives flat source indices, as a sum of terms. Where it is a
+rearrangement, it is a sum of one line per target axis, and each line counts in digits: so many steps of one stride
+along one source axis, then so many of the next. The lines alone are factored; that they add up to the whole map is
+checked by broadcasting.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.mapping.tracing.spread import Shape, Spread
+
 Array = NDArray[Any]
-Shape = tuple[int, ...]
+# A map that does not part into lines along axes is looked at as a whole, up to so many elements: some 1 GB on the way.
+MOST_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -39,34 +42,51 @@ class Factored:
     axes: tuple[tuple[Digit, ...], ...]
 
 
-def factor(index: Array, source: Shape) -> Factored | None:
-    """The digits of a map (int64, in the target's shape, every element a flat index into ``source``).
+def factor(index: Sequence[Spread], source: Shape) -> Factored | None:
+    """The digits of a map in the target's shape: terms (int64) whose sum is a flat index into ``source``.
 
     Tried against the source's own axes first, then against the source as one flat axis. None where the map is no sum
     of lines or a line does not count in digits: the caller cuts it, or views the target flat.
     """
-    if index.size == 0:
+    if index[0].size == 0:
         return None
     lines = lines_of(index)
     if lines is None:
         return None
     for shape in dict.fromkeys([source, (math.prod(source),)]):
-        found = _factor_lines(int(index.flat[0]), lines, shape)
+        found = _factor_lines(sum(int(term.first) for term in index), lines, shape)
         if found is not None:
             return found
     return None
 
 
-def lines_of(index: Array) -> list[Array] | None:
+def lines_of(index: Sequence[Spread]) -> list[Array] | None:
     """The offset of each step along each axis; None unless they add up to the whole map."""
-    first = index.flat[0]
-    lines = [
-        index[tuple(slice(None) if a == axis else 0 for a in range(index.ndim))] - first for axis in range(index.ndim)
-    ]
+    found = [_lines_of_term(term) for term in index]
+    if all(lines is not None for lines in found):
+        return [sum(lines[1:], lines[0]) for lines in zip(*found, strict=True)]  # type: ignore[arg-type]
+    if len(index) == 1:
+        return None
+    whole = flat(index)  # terms that are no sums of lines may add up to one
+    return None if whole is None else _lines_of_term(whole)
+
+
+def flat(index: Sequence[Spread]) -> Spread | None:
+    """The sum of terms; None where it would take too much memory."""
+    shape = np.broadcast_shapes(*(term.base.shape for term in index))
+    if math.prod(shape) > MOST_ELEMENTS:
+        return None
+    return Spread(sum(term.base for term in index[1:]) + index[0].base, index[0].shape)
+
+
+def _lines_of_term(term: Spread) -> list[Array] | None:
+    first, ndim = term.first, term.base.ndim
+    lines = [term.line(axis) - first for axis in range(ndim)]
     total = np.asarray(first)
-    for axis, line in enumerate(lines):
-        total = total + line.reshape(-1, *[1] * (index.ndim - axis - 1))
-    return lines if np.array_equal(np.broadcast_to(total, index.shape), index) else None
+    for axis in range(ndim):
+        along = lines[axis][: term.base.shape[axis]]
+        total = total + along.reshape(-1, *[1] * (ndim - axis - 1))
+    return lines if np.array_equal(np.broadcast_to(total, term.base.shape), term.base) else None
 
 
 def _factor_lines(first: int, lines: Sequence[Array], shape: Shape) -> Factored | None:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.mapping.tracing.digits import Shape, factor
+from ckptdbg.mapping.tracing.digits import MOST_ELEMENTS, factor, flat
 from ckptdbg.mapping.tracing.numerics import Values
 from ckptdbg.mapping.tracing.patterns import Ops, ops_of, shortened
+from ckptdbg.mapping.tracing.spread import Shape, Spread, together
 
 Array = NDArray[Any]
 # A tensor that would be cut into more pieces than this is a permutation of rows, not a concatenation.
@@ -40,18 +41,33 @@ class Unfactored(Exception):
 class Places:
     """What the elements of a target, or of a part of it, are: arrays of one shape."""
 
-    ordinal: Array
-    index: Array
-    scale: Array
-    shift: Array
-    before: Array
-    """Random source values."""
-    after: Array
-    """What the function made of them."""
+    ordinal: Spread
+    """Which source; -1 for a constant."""
+    index: tuple[Spread, ...]
+    """The flat index there as a sum: of one term, or of one for each axis of the source."""
+    scale: Spread
+    shift: Spread
+    before: tuple[Spread, ...]
+    """Random source values, once or several times."""
+    after: tuple[Spread, ...]
+    """What the function made of each."""
 
-    def map(self, change: Callable[[Array], Array]) -> Places:
+    @classmethod
+    def dense(cls, ordinal: Array, index: Array, scale: Array, shift: Array, before: Array, after: Array) -> Places:
+        """From arrays of the target's shape; ``index`` is flat."""
+        of, at, times, plus, one, other = map(Spread.dense, (ordinal, index, scale, shift, before, after))
+        return cls(of, (at,), times, plus, (one,), (other,))
+
+    def map(self, change: Callable[[Spread], Spread]) -> Places:
         """The same after a change of places."""
-        return Places(*(change(getattr(self, name)) for name in self.__dataclass_fields__))
+        index, before, after = (tuple(map(change, s)) for s in (self.index, self.before, self.after))
+        return Places(change(self.ordinal), index, change(self.scale), change(self.shift), before, after)
+
+    def pairs(self) -> tuple[Array, Array]:
+        """Source values and what became of them, flat."""
+        found = [together(pair) for pair in zip(self.before, self.after, strict=True)]
+        before, after = (np.concatenate([pair[side].reshape(-1) for pair in found]) for side in (0, 1))
+        return before, after
 
     @property
     def shape(self) -> Shape:
@@ -69,21 +85,21 @@ class Joiner:
 
     def recipe(self, places: Places) -> Recipe:
         """Raises Unfactored."""
-        alive = places.ordinal >= 0
-        if alive.all():
+        alive = places.ordinal.each(lambda ordinal: ordinal >= 0)
+        if alive.base.all():
             return self._full(places)
         return self._padded(places, alive)
 
-    def _padded(self, places: Places, alive: Array) -> Recipe:
-        spans = []
-        for axis in range(alive.ndim):
-            there = np.flatnonzero(alive.any(axis=tuple(a for a in range(alive.ndim) if a != axis)))
-            spans.append(slice(int(there[0]), int(there[-1]) + 1))
-        box = tuple(spans)
-        values = np.unique(places.shift[~alive])
-        if not alive[box].all() or len(values) > 1:
+    def _padded(self, places: Places, alive: Spread) -> Recipe:
+        box = []
+        for axis in range(len(places.shape)):
+            there = np.flatnonzero(alive.any_along(axis))
+            box.append(slice(int(there[0]), int(there[-1]) + 1))
+        shift, dead = together([places.shift, alive.each(np.logical_not)])
+        values = np.unique(shift[dead])
+        if not _boxed(alive, box).base.all() or len(values) > 1:
             raise Unfactored("constants among its elements that are no padding")
-        inner = self._level(self._full(places.map(lambda a: a[box])))
+        inner = self._level(self._full(places.map(lambda a: _boxed(a, box))))
         pads = [
             {"pad": places.shape[axis], "axis": axis, **({"before": span.start} if span.start else {})}
             | ({"value": float(values[0])} if values[0] else {})
@@ -93,17 +109,13 @@ class Joiner:
         return Recipe(inner.sources, (*inner.ops, *pads), (), inner.exact)
 
     def _full(self, places: Places) -> Recipe:
-        varying = [a for a in range(places.ordinal.ndim) if (places.ordinal != places.ordinal.take([0], a)).any()]
+        varying = [a for a in range(len(places.shape)) if places.ordinal.varies(a)]
         if not varying:
             return self._single(places)
         axis = varying[0]
-        slices = (
-            [places.map(lambda a, i=i: a.take(i, axis)) for i in range(places.shape[axis])]
-            if self._stacked(places, axis)
-            else []
-        )
-        if slices:
-            return self._stack([self._full(part) for part in slices], axis)
+        if self._stacked(places, axis):
+            slices = (places.map(lambda a, i=i: a.taken(i, axis)) for i in range(places.shape[axis]))
+            return stack_recipes([self._full(part) for part in slices], axis)
         if len(varying) > 1:
             raise Unfactored("sources that alternate along two axes")
         return self._joined(places, axis)
@@ -111,34 +123,22 @@ class Joiner:
     def _stacked(self, places: Places, axis: int) -> bool:
         """Whether every source has its elements in one slice along an axis."""
         n = places.shape[axis]
-        if len(np.unique(places.ordinal)) < n:
+        if len(places.ordinal.values()) < n:
             return False
-        slices = [np.unique(places.ordinal.take(i, axis)) for i in range(n)]
+        slices = [places.ordinal.taken(i, axis).values() for i in range(n)]
         return len(np.unique(np.concatenate(slices))) == sum(map(len, slices))
 
-    def _stack(self, parts: list[Recipe], axis: int) -> Recipe:
-        first = parts[0]
-        if any(p.ops != first.ops or p.stacks != first.stacks for p in parts):
-            raise Unfactored(_unalike(parts, axis))
-        inner = tuple((a + (a >= axis), n) for a, n in first.stacks)
-        sources = tuple(s for p in parts for s in p.sources)
-        return Recipe(sources, first.ops, ((axis, len(parts)), *inner), all(p.exact for p in parts))
-
     def _joined(self, places: Places, axis: int) -> Recipe:
-        rest = tuple(slice(None) if a == axis else 0 for a in range(places.ordinal.ndim))
-        line = places.ordinal[rest]
-        if (places.ordinal != line.reshape(-1, *[1] * (places.ordinal.ndim - axis - 1))).any():
-            raise Unfactored("sources that alternate along two axes")
+        line = places.ordinal.line(axis)
         period = _period(line)
         if period < len(line):
-            shape = (*places.shape[:axis], len(line) // period, period, *places.shape[axis + 1 :])
-            inner = self._level(self._full(places.map(lambda a: a.reshape(shape))))
+            inner = self._level(self._full(places.map(lambda a: a.parted(axis, len(line) // period))))
             return Recipe(inner.sources, (*inner.ops, {"reshape": list(places.shape)}), (), inner.exact)
         starts = [0, *(np.flatnonzero(np.diff(line)) + 1).tolist(), len(line)]
         if len(starts) > _MOST_PIECES + 1:
             raise Unfactored("rows of several sources in no order")
         cuts = [slice(a, b) for a, b in itertools.pairwise(starts)]
-        parts = [self._level(self._single(places.map(lambda a, c=c: a[(slice(None),) * axis + (c,)]))) for c in cuts]
+        parts = [self._level(self._single(places.map(lambda a, c=c: a.cut(axis, c)))) for c in cuts]
         return Recipe(
             tuple(s for p in parts for s in p.sources),
             (*_together([p.ops for p in parts]), {"concat": axis}),
@@ -157,43 +157,79 @@ class Joiner:
         return Recipe(recipe.sources, (*ops, {"stack": recipe.stacks[0][0]}), (), recipe.exact)
 
     def _single(self, places: Places) -> Recipe:
-        ordinal = int(places.ordinal.flat[0])
-        source = self.shapes[ordinal]
-        moved = self._moved(places.index, source)
+        ordinal = int(places.ordinal.first)
+        moved = self._moved(places.index, self.shapes[ordinal])
         values = self.values(ordinal, places)
         return Recipe((ordinal,), (*moved, *values.ops), (), values.exact)
 
-    def _moved(self, index: Array, source: Shape) -> Ops:
-        for target in dict.fromkeys([index.shape, (index.size,)]):
-            found = factor(index.reshape(target), source)
-            ops = ops_of(found, source, target, self.names) if found is not None else None
-            if ops is not None:
-                return ops if target == index.shape else shortened([*ops, {"reshape": list(index.shape)}])
-        taken = self._taken(index, source)
-        if taken is None:
+    def _moved(self, index: Sequence[Spread], source: Shape) -> Ops:
+        shape = index[0].shape
+        ops = self._pattern(index, source, shape)
+        if ops is None and len(shape) != 1 and index[0].size <= MOST_ELEMENTS:
+            whole = flat(index)
+            row = None if whole is None else Spread.dense(whole.all().reshape(-1))
+            ops = None if row is None else self._pattern([row], source, row.shape)
+            ops = None if ops is None else shortened([*ops, {"reshape": list(shape)}])
+        ops = self._taken(index, source) if ops is None else ops
+        if ops is None:
             raise Unfactored("its elements are in no order that axes describe")
-        return taken
+        return ops
 
-    def _taken(self, index: Array, source: Shape) -> Ops | None:
+    def _pattern(self, index: Sequence[Spread], source: Shape, target: Shape) -> Ops | None:
+        found = factor(index, source)
+        return None if found is None else ops_of(found, source, target, self.names)
+
+    def _taken(self, index: Sequence[Spread], source: Shape) -> Ops | None:
         """An order of rows that is given by a list, then a rearrangement."""
-        if not source or index.size == 0:
+        shape = index[0].shape
+        if not source or index[0].size == 0:
             return None
-        at = np.stack(np.unravel_index(index, source))
-        for axis in range(len(source)):
-            for target in range(index.ndim):
-                line = at[axis][tuple(slice(None) if a == target else 0 for a in range(index.ndim))]
-                along = line.reshape(-1, *[1] * (index.ndim - target - 1))
-                if (at[axis] != along).any() or len(line) < 2:
-                    continue
-                counted = at.copy()
-                counted[axis] = np.arange(len(line)).reshape(along.shape)
-                shape = (*source[:axis], len(line), *source[axis + 1 :])
-                straight = np.ravel_multi_index(tuple(counted), shape)
-                found = factor(np.asarray(straight), shape)
-                ops = ops_of(found, shape, index.shape, self.names) if found is not None else None
-                if ops is not None:
-                    return [{"take": axis, "indices": line.tolist()}, *ops]
+        at = _coordinates(index, source)
+        for axis, target in itertools.product(range(len(source)), range(len(shape))):
+            line = at[axis].line(target)
+            if len(line) < 2 or any(at[axis].varies(other) for other in range(len(shape)) if other != target):
+                continue
+            rows = (*source[:axis], len(line), *source[axis + 1 :])
+            counted = np.arange(len(line)).reshape(-1, *[1] * (len(shape) - target - 1))
+            straight = [*at[:axis], Spread(_with_axes(counted, len(shape)), shape), *at[axis + 1 :]]
+            strides = _strides(rows)
+            terms = [c.each(lambda base, s=s: base * s) for c, s in zip(straight, strides, strict=True)]
+            ops = self._pattern(terms, rows, shape)
+            if ops is not None:
+                return [{"take": axis, "indices": line.tolist()}, *ops]
         return None
+
+
+def stack_recipes(parts: Sequence[Recipe], axis: int) -> Recipe:
+    """One recipe of those of every slice along an axis. Raises Unfactored where they are not made alike."""
+    first = parts[0]
+    if any(p.ops != first.ops or p.stacks != first.stacks for p in parts):
+        raise Unfactored(_unalike(parts, axis))
+    inner = tuple((a + (a >= axis), n) for a, n in first.stacks)
+    sources = tuple(s for p in parts for s in p.sources)
+    return Recipe(sources, first.ops, ((axis, len(parts)), *inner), all(p.exact for p in parts))
+
+
+def _boxed(spread: Spread, box: Sequence[slice]) -> Spread:
+    for axis, part in enumerate(box):
+        spread = spread.cut(axis, part)
+    return spread
+
+
+def _coordinates(index: Sequence[Spread], source: Shape) -> list[Spread]:
+    """The index along every axis of a source."""
+    if len(index) == 1:
+        return [Spread(np.asarray(c), index[0].shape) for c in np.unravel_index(index[0].base, source)]
+    return [term.each(lambda base, s=s: base // s) for term, s in zip(index, _strides(source), strict=False)]
+
+
+def _strides(shape: Shape) -> list[int]:
+    """How many elements a step along each axis passes."""
+    return [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+
+
+def _with_axes(array: Array, ndim: int) -> Array:
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
 
 
 def _unalike(parts: Sequence[Recipe], axis: int) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,15 +66,12 @@ def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
     """Run ``convert`` on probes of these shapes and dtypes. Raises MappingError where it is not deterministic or
     returns other tensors for other values."""
     specs = dict(specs)
-    random = {n: _random(s, i) for i, (n, s) in enumerate(specs.items())}
-    run = partial(_run, convert)
+    random = {n: random_tensor(s, i) for i, (n, s) in enumerate(specs.items())}
+    run = running(convert)
     sample, again = run(random), run(random)
     for name, value in sample.items():
         if name not in again or again[name].shape != value.shape or again[name].tobytes() != value.tobytes():
-            raise MappingError(
-                f"the conversion gives another {name} when it is run again on the same tensors",
-                hint="it must depend on the tensors alone: fix its random seed",
-            )
+            raise undetermined(name)
     zero = run({n: np.zeros(s.shape, as_dtype(s.dtype)) for n, s in specs.items()})
     one = run({n: np.ones(s.shape, as_dtype(s.dtype)) for n, s in specs.items()})
     found = Origins(specs, random)
@@ -90,19 +86,36 @@ def read_origins(convert: Convert, specs: Mapping[str, TensorSpec]) -> Origins:
                 origin.opaque = _WRONG
     for origin in found.targets.values():
         if origin.opaque == _UNREAD:
-            origin.opaque = "not an affine index map of the source tensors"
+            origin.opaque = NOT_AFFINE
     return found
+
+
+def undetermined(target: str) -> MappingError:
+    """Of a function that makes something else each time."""
+    return MappingError(
+        f"the conversion gives another {target} when it is run again on the same tensors",
+        hint="it must depend on the tensors alone: fix its random seed",
+    )
 
 
 def _predicted(origins: Origins, origin: Origin) -> bool:
     """Whether what was read predicts what the function made of random tensors, up to rounding in its lowest dtype."""
     predicted = gathered(origins, origin) * origin.scale + origin.shift
-    most = float(np.abs(origin.scale).max(initial=0.0)) or 1.0
-    return bool(np.allclose(predicted, origin.sample.astype(np.float64), rtol=_ROUNDED, atol=0.01 * _ROUNDED * most))
+    return rounded_like(predicted, origin.sample.astype(np.float64), origin.scale)
+
+
+def rounded_like(predicted: Array, made: Array, scale: Array) -> bool:
+    """Whether what a function made is what was predicted, up to rounding in the lowest dtype there is."""
+    most = float(np.abs(scale).max(initial=0.0)) or 1.0
+    return bool(np.allclose(predicted, made, rtol=_ROUNDED, atol=0.01 * _ROUNDED * most))
 
 
 _UNREAD = "not read yet"
-_WRONG = "a value-dependent or non-linear function of the source tensors"
+NOT_AFFINE = "not an affine index map of the source tensors"
+NOT_LINEAR = _WRONG = "a value-dependent or non-linear function of the source tensors"
+UNSTEADY = "it is there, or has its shape, for some values only"
+CONSTANT = "a constant: it comes from no source tensor"
+NOT_FINITE = "not finite for zeros or ones"
 _ROUNDED = 0.3  # of a value: float8 with two bits of significand, a factor rounded too
 
 
@@ -111,14 +124,14 @@ def _begin(name: str, sample: Array, zero: Array | None, one: Array | None) -> O
     empty = np.full(shape, -1, np.int64)
     origin = Origin(name, sample.dtype, empty, empty.copy(), np.zeros(shape), np.zeros(shape), sample, _UNREAD)
     if zero is None or one is None or zero.shape != shape or one.shape != shape:
-        origin.opaque = "it is there, or has its shape, for some values only"
+        origin.opaque = UNSTEADY
     elif sample.dtype.kind == "c":
         origin.opaque = "complex numbers"
     else:
         origin.shift = zero.astype(np.float64)
         origin.scale = one.astype(np.float64) - origin.shift
         if not (np.isfinite(origin.shift).all() and np.isfinite(origin.scale).all()):
-            origin.opaque = "not finite for zeros or ones"
+            origin.opaque = NOT_FINITE
         elif not origin.scale.any():  # a constant, unless the function takes something away that zeros and ones have
             origin.opaque = "" if np.array_equal(sample.astype(np.float64), origin.shift) else _WRONG
     return origin
@@ -188,17 +201,23 @@ def _index_digit(spec: TensorSpec, base: int, place: int) -> Array:
     return flat.reshape(spec.shape).astype(as_dtype(spec.dtype))
 
 
-def _random(spec: TensorSpec, ordinal: int) -> Array:
-    generator = np.random.default_rng([23, ordinal])
+def random_tensor(spec: TensorSpec, ordinal: int, again: int = 0) -> Array:
+    """The values of one source tensor; others for each ``again``."""
+    generator = np.random.default_rng([23, ordinal, again] if again else [23, ordinal])
     dtype = as_dtype(spec.dtype)
     if dtype.kind in "iub":
         return generator.integers(0, 2 if dtype.kind == "b" else 100, spec.shape).astype(dtype)
     return generator.standard_normal(spec.shape).astype(dtype)
 
 
-def _run(convert: Convert, tensors: dict[str, Array]) -> dict[str, Array]:
-    out = convert({name: array.copy() for name, array in tensors.items()})
-    return {name: np.asarray(value) for name, value in out.items()}
+def running(convert: Convert) -> Run:
+    """The conversion on copies, as it may change what it is given."""
+
+    def run(tensors: dict[str, Array]) -> dict[str, Array]:
+        out = convert({name: array.copy() for name, array in tensors.items()})
+        return {name: np.asarray(value) for name, value in out.items()}
+
+    return run
 
 
 def gathered(origins: Origins, origin: Origin) -> Array:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Any
 
-from ckptdbg.mapping.tracing.digits import Digit, Factored, Shape
+from ckptdbg.mapping.tracing.digits import Digit, Factored
+from ckptdbg.mapping.tracing.spread import Shape
 
 Ops = list[dict[str, Any]]
 

@@ -1,35 +1,39 @@
-"""A conversion function as a mapping file: run on probes, factored, grouped, written, and checked on random tensors."""
+"""A conversion function as a mapping file: what makes each tensor is read from probes or from recorded ops, factored,
+grouped, written, and checked on the checkpoint itself."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass
-from glob import escape
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.documents import dump_yaml, lists_in_line
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping
-from ckptdbg.mapping.tracing.families import Made, entries_of
-from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
-from ckptdbg.mapping.tracing.numerics import Values, nearly, value_ops
-from ckptdbg.mapping.tracing.origins import Convert, Origin, Origins, gathered, read_origins
+from ckptdbg.mapping.ops import Make
+from ckptdbg.mapping.tracing.checking import Check, against_function, against_programs, run_for_one, run_recorded
+from ckptdbg.mapping.tracing.dependence import sources_of
+from ckptdbg.mapping.tracing.families import Made
+from ckptdbg.mapping.tracing.joining import Places, Recipe, Unfactored
+from ckptdbg.mapping.tracing.origins import (
+    CONSTANT,
+    UNSTEADY,
+    Convert,
+    Origin,
+    Origins,
+    gathered,
+    read_origins,
+    running,
+)
+from ckptdbg.mapping.tracing.recipes import recipe_of
+from ckptdbg.mapping.tracing.recorded import Program, Recipes
+from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Untraced:
-    """A target tensor that no entry makes, and why."""
-
-    target: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,69 @@ class Traced:
     specs: dict[str, TensorSpec]
     """What the function returns."""
     untraced: tuple[Untraced, ...]
-    """Target tensors that the mapping leaves out: constants, and what no op says."""
+    """Target tensors that no op makes: with sources they have an opaque entry, constants are left out."""
     inexact: tuple[str, ...]
     """Targets whose places are right and whose last bits may differ: their arithmetic is not one of ours."""
     unused: tuple[str, ...]
     """Source tensors that go nowhere."""
+
+
+@dataclass
+class _Found:
+    """What is known of every target."""
+
+    name: str
+    names: list[str]
+    """Of the source tensors."""
+    specs: dict[str, TensorSpec]
+    make: Make
+    made: dict[str, Made] = field(default_factory=dict)
+    inexact: set[str] = field(default_factory=set)
+    left: dict[str, Untraced] = field(default_factory=dict)
+
+    def note(self, target: str, recipe: Callable[[], tuple[Recipe, Sequence[str]]]) -> None:
+        """One target by its recipe, with the names that its sources count."""
+        try:
+            found, names = recipe()
+        except Unfactored as cause:
+            self.left[target] = Untraced(target, str(cause))
+            return
+        self.made[target] = Made(target, tuple(names[i] for i in found.sources), found.ops, found.stacks)
+        if not found.exact:
+            self.inexact.add(target)
+
+    def carried(self, sources: Callable[[Sequence[str]], Dict[str, tuple[str, ...]]]) -> None:
+        """Say of every target that no op makes what it depends on; what has a shape of its own is then made by the
+        function itself."""
+        waiting = [target for target, left in self.left.items() if left.reason != UNSTEADY and target not in self.made]
+        for target, names in sources(waiting).items():
+            if names:
+                self.left[target] = replace(self.left[target], sources=names)
+                spec = self.specs[target]
+                op = {"opaque": self.name, "shape": list(spec.shape), "dtype": spec.dtype}
+                self.made[target] = Made(target, names, (op,), ())
+
+    def written(self) -> Traced:
+        """The mapping file."""
+        if not self.made:
+            found = "; ".join(f"{u.target}: {u.reason}" for u in [*self.left.values()][:3]) or "no tensors"
+            raise MappingError("nothing of the conversion could be traced", where=self.name, found=found)
+        made, untraced = list(self.made.values()), tuple(self.left.values())
+        used = {s for m in made for s in m.sources}
+        unused = tuple(n for n in self.names if n not in used)
+        text = mapping_text(made, [*self.names, *self.specs], unused, list(untraced), self.name)
+        mapping = Mapping.loads(text, file=self.name).with_functions({self.name: self.make})
+        inexact = tuple(target for target in self.made if target in self.inexact)
+        return Traced(mapping, self.specs, untraced, inexact, unused)
+
+    def otherwise(self, check: Check) -> list[str]:
+        """Targets that turn out to be made otherwise, now without ops."""
+        traced = self.written()
+        reasons = check(traced.mapping, traced.specs, self.inexact)
+        for target, reason in reasons.items():
+            self.left[target] = Untraced(target, reason)
+            del self.made[target]
+        return list(reasons)
 
 
 def trace(
@@ -61,127 +123,55 @@ def trace(
     ``real``, the checkpoint's own tensors, it is run on them too: what it does to them alone (a clamp, a branch on
     their values) shows only there. Raises MappingError for a function that is not deterministic.
     """
-    origins = read_origins(convert, specs)
-    numbers = numbers_of(config or {})
-    recipes: dict[str, Recipe] = {}
-    untraced: list[Untraced] = []
+    origins, numbers = read_origins(convert, specs), numbers_of(config or {})
+    made = {n: TensorSpec(o.sample.shape, o.dtype.name) for n, o in origins.targets.items()}
+    found = _Found(name, list(specs), made, run_for_one(convert, specs))
     for target, origin in origins.targets.items():
-        try:
-            recipes[target] = _recipe(origins, origin, numbers)
-        except Unfactored as cause:
-            untraced.append(Untraced(target, str(cause)))
-    traced = _written(origins, recipes, untraced, name)
-    if real is None:
-        return traced
-    otherwise = _otherwise(traced, convert, specs, config, real)
-    if not otherwise:
-        return traced
-    kept = {target: recipe for target, recipe in recipes.items() if target not in otherwise}
-    return _written(origins, kept, untraced + [Untraced(*item) for item in otherwise.items()], name)
+        found.note(target, partial(_recipe, origins, origin, numbers))
+    find = partial(sources_of, running(convert), origins)
+    found.carried(find)
+    if real is not None:
+        check = against_function(convert, specs, config, real)
+        if found.made and found.otherwise(check):
+            found.carried(find)
+            for target in found.otherwise(check):  # what chooses between tensors counts as well
+                found.carried(lambda _, target=target: {target: tuple(specs)})
+    return found.written()
 
 
-def _written(origins: Origins, recipes: dict[str, Recipe], untraced: list[Untraced], name: str) -> Traced:
-    names = list(origins.specs)
-    if not recipes:
-        raise MappingError(
-            "nothing of the conversion could be traced",
-            where=name,
-            found="; ".join(f"{u.target}: {u.reason}" for u in untraced[:3]) or "no tensors",
-        )
-    made = [Made(t, tuple(names[i] for i in r.sources), r.ops, r.stacks) for t, r in recipes.items()]
-    used = {s for m in made for s in m.sources}
-    unused = tuple(n for n in names if n not in used)
-    text = mapping_text(made, [*names, *origins.targets], unused, untraced, name)
-    return Traced(
-        Mapping.loads(text, file=name),
-        {n: TensorSpec(o.sample.shape, o.dtype.name) for n, o in origins.targets.items()},
-        tuple(untraced),
-        tuple(t for t, r in recipes.items() if not r.exact),
-        unused,
-    )
-
-
-def _otherwise(
-    traced: Traced,
-    convert: Convert,
+def trace_programs(
+    programs: Dict[str, Program],
     specs: Dict[str, TensorSpec],
-    config: Dict[str, Any] | None,
-    real: Dict[str, Array],
-) -> dict[str, str]:
-    """Targets that the function makes of the real tensors in another way than of probes, and how many elements."""
-    wanted = convert({n: np.array(a) for n, a in real.items()})
-    inexact = set(traced.inexact)
-    found = {}
-    for target, value, _ in traced.mapping.bind(config, specs, traced.specs).values(lambda n: np.asarray(real[n])):
-        there = wanted.get(target)
-        if there is None or np.shape(there) != value.shape:
-            found[target] = "of the real tensors the function makes another shape, or nothing"
-            continue
-        a, b = value.astype(np.float64), np.asarray(there).astype(np.float64)
-        wrong = int((~((np.isnan(a) & np.isnan(b)) | (a == b))).sum())
-        if wrong and not (target in inexact and nearly(a, b)):
-            found[target] = f"of the real tensors the function makes other values ({wrong} of {a.size} elements)"
-    return found
+    config: Dict[str, Any] | None = None,
+    name: str = "<traced>",
+    read: Callable[[str], Array] | None = None,
+) -> Traced:
+    """The same of recorded ops: no tensor is made to read them, and what many targets have in common is read once.
+
+    With ``read``, which gives a source tensor by name, every target is made by its own ops and by the mapping, one at
+    a time, and the two are compared.
+    """
+
+    made = {target: program.spec for target, program in programs.items()}
+    found = _Found(name, list(specs), made, run_recorded(programs))
+    recipes = Recipes(specs, numbers_of(config or {}))
+    for target, program in programs.items():
+        found.note(target, partial(recipes.of, program))
+
+    def find(targets: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        return {target: programs[target].sources for target in targets}
+
+    if read is not None and found.made:
+        found.otherwise(against_programs(programs, specs, config, read))
+    found.carried(find)
+    return found.written()
 
 
-def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> Recipe:
+def _recipe(origins: Origins, origin: Origin, numbers: dict[str, float]) -> tuple[Recipe, list[str]]:
     if origin.opaque:
         raise Unfactored(origin.opaque)
     if not (origin.ordinal >= 0).any():
-        raise Unfactored("a constant: it comes from no source tensor")
+        raise Unfactored(CONSTANT)
     before = gathered(origins, origin)
-    specs = list(origins.specs.values())
-
-    def values(ordinal: int, places: Places) -> Values:
-        scale, shift = np.unique(places.scale), np.unique(places.shift)
-        if len(scale) > 1 or len(shift) > 1:
-            raise Unfactored("elements of one source that are scaled or shifted differently")
-        dtype = as_dtype(specs[ordinal].dtype)
-        before, after = places.before.reshape(-1), places.after.reshape(-1)
-        found = value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
-        moved = before * scale[0] + shift[0]
-        if not found.exact and not nearly(moved, after.astype(np.float64)):
-            raise Unfactored("more goes into its elements than one source element each, scaled and shifted")
-        return found
-
-    joiner = Joiner([s.shape for s in specs], sizes_of(numbers), values)
-    return joiner.recipe(Places(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample))
-
-
-def numbers_of(config: Dict[str, Any]) -> dict[str, float]:
-    """Sizes in a config, by dotted path: whole numbers above 1 that are no token ids."""
-    found: dict[str, float] = {}
-
-    def walk(node: Dict[str, Any], path: str) -> None:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                walk(value, f"{path}{key}.")
-            elif isinstance(value, int) and value > 1 and str(key).isidentifier() and not str(key).endswith("_id"):
-                found[f"{path}{key}"] = value
-
-    walk(config, "")
-    return found
-
-
-def sizes_of(numbers: Dict[str, float]) -> dict[int, str]:
-    """Axis sizes that have a name of their own."""
-    counts = Counter(numbers.values())
-    return {int(v): name.rpartition(".")[2] for name, v in numbers.items() if counts[v] == 1}
-
-
-def _plain_lists(entry: dict[str, Any]) -> dict[str, Any]:
-    """Numbers in brackets; names, which may be long, one on a line."""
-    return {key: value if key == "source" else lists_in_line(value) for key, value in entry.items()}
-
-
-def mapping_text(
-    made: list[Made], names: list[str], unused: tuple[str, ...], untraced: list[Untraced], name: str
-) -> str:
-    """The mapping file, with what it leaves out said in comments."""
-    document: dict[str, Any] = {"version": 1, "entries": [_plain_lists(e) for e in entries_of(made, names)]}
-    # names are matched as globs there, and a name such as blocks[0] is none of its own
-    ignore = {"source": [*map(escape, unused)], "target": [escape(u.target) for u in untraced]}
-    if any(ignore.values()):
-        document["ignore"] = {key: value for key, value in ignore.items() if value}
-    notes = [f"# {' '.join(f'{u.target}: {u.reason}'.splitlines())}" for u in untraced]
-    return "\n".join([f"# from {name}", *notes, ""]) + dump_yaml(document)
+    places = Places.dense(origin.ordinal, origin.index, origin.scale, origin.shift, before, origin.sample)
+    return recipe_of(places, list(origins.specs.values()), numbers), list(origins.specs)

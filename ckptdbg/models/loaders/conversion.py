@@ -7,15 +7,19 @@ the user has to say which.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ckptdbg.errors import LoaderError
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import CkptdbgError, LoaderError
+from ckptdbg.mapping.tracing.recorded import Program
 from ckptdbg.models.loaders.function import find_function, line_in
 from ckptdbg.models.records import Array
 
@@ -23,14 +27,58 @@ KINDS = ("torch", "numpy", "jax")
 Convert = Callable[[dict[str, Array]], dict[str, Array]]
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """A user's function, with everything it is given besides tensors. Made by ``load_conversion``."""
+
+    function: Callable[..., Any]
+    name: str
+    """As the user writes it, for errors."""
+    options: dict[str, Any]
+    arrays: str | None
+    """The kind it is written for, where the user says it."""
+
+    def __call__(self, example: Mapping[str, Array]) -> Convert:
+        """What it does to NumPy arrays; ``example`` tells which kind of array it takes. Raises LoaderError."""
+        kinds = [self.arrays] if self.arrays else [kind for kind in KINDS if importlib.util.find_spec(kind)]
+        runs = {kind: _convert(self, kind) for kind in kinds}
+        return runs[_kind(runs, example)]
+
+    def record(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Program]:
+        """What makes each target, of torch tensors without values: no memory is taken. Raises Unrecordable where the
+        function needs values, LoaderError where it fails, MappingError where it draws random numbers."""
+        from ckptdbg.models.torch_side.border import to_torch
+        from ckptdbg.models.torch_side.programs import recorded
+
+        def named(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+            with self._errors_named("torch"):
+                for name, leaf in _leaves(self.function(tensors, **self.options), self.name):
+                    yield name, leaf if _is_torch(leaf) else to_torch(_array(leaf, name, self.name))
+
+        return recorded(named, specs)
+
+    @contextlib.contextmanager
+    def _errors_named(self, kind: str) -> Iterator[None]:
+        try:
+            yield
+        except CkptdbgError:
+            raise
+        except Exception as error:
+            raise LoaderError(
+                f"the conversion raised {type(error).__name__} on {kind} arrays: {error}",
+                where=line_in(error, _file(self.function)) or self.name,
+                hint="it is called as function(state_dict, **options) with the source's names and shapes",
+            ) from error
+
+
 def load_conversion(
     function: str, base: Path, *, arrays: str | None = None, options: Mapping[str, Any], config: Mapping[str, Any]
-) -> Callable[[Mapping[str, Array]], Convert]:
-    """What ``function`` (``module:function`` or ``file.py:function``, relative to ``base``) does, for given tensors.
+) -> Conversion:
+    """What ``function`` (``module:function`` or ``file.py:function``, relative to ``base``) names.
 
-    The function is called as ``function(state_dict, **options)``; where it has a parameter ``config`` it is given the
-    source's. Its result is a dict, an iterable of pairs, or a pytree. Call what is returned on an example to find
-    the kind of array it takes (``arrays`` says it: torch, numpy or jax). Raises LoaderError.
+    It is called as ``function(state_dict, **options)``; where it has a parameter ``config`` it is given the source's.
+    Its result is a dict, an iterable of pairs, or a pytree. ``arrays`` says the kind it takes: torch, numpy or jax.
+    Raises LoaderError.
     """
     if arrays is not None and arrays not in KINDS:
         raise LoaderError("unknown kind of arrays", found=arrays, expected=", ".join(KINDS))
@@ -38,13 +86,7 @@ def load_conversion(
     options = dict(options)
     if "config" in _parameters(found):
         options.setdefault("config", dict(config))
-
-    def chosen(example: Mapping[str, Array]) -> Convert:
-        kinds = [arrays] if arrays else [kind for kind in KINDS if importlib.util.find_spec(kind)]
-        runs = {kind: _convert(found, kind, options, function) for kind in kinds}
-        return runs[_kind(runs, example)]
-
-    return chosen
+    return Conversion(found, function, options, arrays)
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, Any]:
@@ -92,19 +134,12 @@ def _same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
     )
 
 
-def _convert(function: Callable[..., Any], kind: str, options: dict[str, Any], name: str) -> Convert:
+def _convert(conversion: Conversion, kind: str) -> Convert:
     def convert(tensors: dict[str, Array]) -> dict[str, Array]:
         given = {key: _as(kind, value) for key, value in tensors.items()}
-        try:
-            return dict(_named(function(given, **options), name))
-        except LoaderError:
-            raise
-        except Exception as error:
-            raise LoaderError(
-                f"the conversion raised {type(error).__name__} on {kind} arrays: {error}",
-                where=line_in(error, _file(function)) or name,
-                hint="it is called as function(state_dict, **options) with the source's names and shapes",
-            ) from error
+        with conversion._errors_named(kind):
+            leaves = _leaves(conversion.function(given, **conversion.options), conversion.name)
+            return {name: _array(leaf, name, conversion.name) for name, leaf in leaves}
 
     return convert
 
@@ -121,18 +156,18 @@ def _as(kind: str, array: Array) -> Any:
     return array
 
 
-def _named(result: Any, function: str) -> Iterator[tuple[str, Array]]:
-    """Names and arrays of whatever a conversion returned."""
+def _leaves(result: Any, function: str) -> Iterator[tuple[str, Any]]:
+    """Names and leaves of whatever a conversion returned."""
     if not isinstance(result, Mapping) and _is_pairs(result):
         result = dict(result)
     if isinstance(result, Mapping) and all(_is_array(value) for value in result.values()):
-        yield from ((str(name), _array(value, str(name), function)) for name, value in result.items())
+        yield from ((str(name), value) for name, value in result.items())
         return
     if not isinstance(result, Mapping | list | tuple) and not hasattr(result, "__dict__"):
         raise LoaderError("the conversion returned no tensors", where=function, found=type(result).__name__)
     from ckptdbg.models.jax_side.wrap import named_leaves
 
-    yield from ((name, _array(leaf, name, function)) for name, leaf in named_leaves(result))
+    yield from named_leaves(result)
 
 
 def _is_pairs(result: Any) -> bool:
@@ -141,12 +176,16 @@ def _is_pairs(result: Any) -> bool:
     )
 
 
+def _is_torch(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "torch"
+
+
 def _is_array(value: Any) -> bool:
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def _array(value: Any, name: str, function: str) -> Array:
-    if type(value).__module__.partition(".")[0] == "torch":
+    if _is_torch(value):
         from ckptdbg.models.torch_side.border import to_numpy
 
         return to_numpy(value)
