@@ -21,8 +21,15 @@ PLAIN = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
 }
-MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
-TRACE_KEYS = {"trace", "arrays", "options"}
+# Where a mapping that is no file comes from, and what may be said about it.
+MAPPING_KINDS: dict[str, dict[str, type]] = {
+    "trace": {"trace": str, "arrays": str, "options": dict},
+    "torchtitan": {"torchtitan": str, "flavor": str, "model": str, "options": dict, "direction": str},
+    "maxtext": {"maxtext": str, "scan": bool, "shapes": str, "options": dict, "direction": str},
+    "transformers": {"transformers": bool, "direction": str},
+    "recover": {"recover": bool},
+}
+DIRECTIONS = ("from_hf", "to_hf")
 
 
 class _Record(BaseModel):
@@ -113,13 +120,27 @@ class Config(_Record):
     @field_validator("mapping", mode="before")
     @classmethod
     def _known_kind(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or ("trace" in value and value.keys() <= TRACE_KEYS):
+        if not isinstance(value, dict):
             return value
-        if len(value) != 1 or next(iter(value)) not in MAPPING_KINDS:
+        kinds = [kind for kind in MAPPING_KINDS if kind in value]
+        if len(kinds) != 1:
             raise ValueError(
                 f"found {value}; expected a path or one of {', '.join(f'{{{k}: ...}}' for k in MAPPING_KINDS)}"
             )
+        _check_mapping(value, MAPPING_KINDS[kinds[0]])
         return value
+
+
+def _check_mapping(asked: dict[str, Any], known: dict[str, type]) -> None:
+    """Raises ValueError for a key that this kind of mapping does not take, or a value of another type."""
+    for key, value in asked.items():
+        if key not in known:
+            raise ValueError(f"it has no key {key}; it takes {', '.join(known)}")
+        if not isinstance(value, known[key]) or value is False and key in MAPPING_KINDS:
+            wanted = {str: "text", bool: "true" if key in MAPPING_KINDS else "true or false", dict: "keys and values"}
+            raise ValueError(f"{key} is {value!r}; expected {wanted[known[key]]}")
+    if asked.get("direction", DIRECTIONS[0]) not in DIRECTIONS:
+        raise ValueError(f"direction is {asked['direction']!r}; expected {' or '.join(DIRECTIONS)}")
 
 
 def load_config(path: str | Path) -> Config:

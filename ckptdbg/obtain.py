@@ -1,9 +1,11 @@
-"""Where a session's mapping comes from: a file, a conversion function that is traced, or the two checkpoints."""
+"""Where a session's mapping comes from: a file, a conversion function or another library's, traced, or the two
+checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +14,7 @@ import numpy as np
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config
-from ckptdbg.errors import ConfigError
+from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import Mapping
 from ckptdbg.mapping.recovery import recover
 from ckptdbg.mapping.tracing import Traced, trace
@@ -20,10 +22,12 @@ from ckptdbg.mapping.tracing.origins import Convert
 
 
 class Named(Protocol):
-    """Tensors by name."""
+    """Tensors by name, and the ``config.json`` beside them."""
 
     @property
     def specs(self) -> Dict[str, TensorSpec]: ...
+    @property
+    def config(self) -> dict[str, Any] | None: ...
     def read(self, name: str) -> Any: ...
 
 
@@ -39,20 +43,39 @@ def obtain_mapping(
     ConfigError, MappingError, LoaderError."""
     if isinstance(config.mapping, Path):
         return Mapping.load(config.mapping)
-    if "trace" in config.mapping:
-        return trace_config(config, source, read, model_config).mapping
-    if config.mapping.get("recover") is True:
-        if config.target.path is None:
-            hint = "set target: {path: ...}, the checkpoint that was converted"
-            raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
-        converted = target()
-        return recover(source, read, converted.specs, converted.read, model_config).mapping
-    raise ConfigError(
-        "this kind of mapping cannot be read yet",
-        where=str(config.file),
-        found=config.mapping,
-        expected="the path of a mapping file, {trace: convert.py:function} or {recover: true}",
-    )
+    if "recover" not in config.mapping:
+        return trace_asked(config, source, read, model_config, target).mapping
+    if config.target.path is None:
+        hint = "set target: {path: ...}, the checkpoint that was converted"
+        raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
+    converted = target()
+    return recover(source, read, converted.specs, converted.read, model_config).mapping
+
+
+def trace_asked(
+    config: Config,
+    source: Dict[str, TensorSpec],
+    read: Callable[[str], Any],
+    model_config: Dict[str, Any],
+    target: Callable[[], Named],
+) -> Traced:
+    """Trace the conversion that ``mapping`` names: the user's function, or one that another library has."""
+    asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
+    if "trace" in asked:
+        return trace_config(config, source, read, model_config)
+    from ckptdbg.models.importers import Sides, find_conversion
+
+    model_config = model_config or _config_of(target)
+    sides = Sides(source, model_config, lambda: target().specs, config.file.resolve().parent, str(config.file))
+    found = find_conversion(asked, sides)
+    return trace(found.convert, source, model_config, found.name, {name: read(name) for name in source})
+
+
+def _config_of(target: Callable[[], Named]) -> Dict[str, Any]:
+    """The target's config: where a library converts to Hugging Face, only that side has one."""
+    with suppress(CkptdbgError):  # it may be yet to come
+        return target().config or {}
+    return {}
 
 
 def trace_config(

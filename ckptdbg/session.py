@@ -77,10 +77,15 @@ class Session(Verbs):
             return _load(self.config, "source")
 
     @cached_property
+    def empty_target(self) -> Loaded:
+        """The model under suspicion as its loader makes it: without a path of its own, its tensors hold nothing yet."""
+        with self._stage("loading the target"):
+            return _load(self.config, "target")
+
+    @cached_property
     def target(self) -> Loaded:
         """The model under suspicion; without a path of its own, filled from the source through the mapping."""
-        with self._stage("loading the target"):
-            loaded = _load(self.config, "target")
+        loaded = self.empty_target
         if self.config.target.path is None:
             bound = self._bind(loaded)
             made = {n: v for n, v, _ in bound.values(self.read_source)}
@@ -101,7 +106,7 @@ class Session(Verbs):
         LoaderError."""
         with self._stage("reading the mapping"):
             return obtain_mapping(
-                self.config, self.source_specs, self.read_source, self.model_config, lambda: self.target
+                self.config, self.source_specs, self.read_source, self.model_config, lambda: self.empty_target
             )
 
     @property
@@ -123,7 +128,8 @@ class Session(Verbs):
         """The source's ``config.json``, else the target's. Mapping variables and the vocabulary come from it."""
         if self.stored is not None:
             return self.stored.config
-        return self.source.config or self.target.config or {}
+        made = self.config.target.path is None  # by the mapping, which may ask for this
+        return self.source.config or (None if made else self.target.config) or {}
 
     @cached_property
     def inputs(self) -> dict[str, Array]:

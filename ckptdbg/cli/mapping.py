@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ckptdbg.cli.frame import Config, guarded, progress, say
+
+if TYPE_CHECKING:
+    from ckptdbg.config import Config as ReadConfig
+    from ckptdbg.obtain import Named
 
 app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
 
@@ -31,22 +36,25 @@ def trace(
     config: Config,
     out: Out = None,
 ) -> int:
-    """Run the conversion function that CONFIG names on probes, and write what it does as a mapping file.
+    """Run the conversion that CONFIG names (a function, or another library's) on probes, and write what it does as a
+    mapping file.
 
     Exits with 1 where some tensor is made in a way that no mapping file says.
     """
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
-    from ckptdbg.obtain import trace_config
+    from ckptdbg.obtain import trace_asked
     from ckptdbg.weights.checkpoints import open_side
 
     read = load_config(config)
-    if not isinstance(read.mapping, dict) or "trace" not in read.mapping:
-        raise ConfigError("the mapping is no function", where=str(config), expected="mapping: {trace: convert.py:name}")
+    if not isinstance(read.mapping, dict) or "recover" in read.mapping:
+        expected = "mapping: {trace: convert.py:name}, {torchtitan: ...}, {maxtext: ...} or {transformers: true}"
+        raise ConfigError("the mapping is no function", where=str(config), expected=expected)
     with progress() as step:
         source = open_side(read.source, "source", read.file)
         step("tracing the conversion")
-        traced = trace_config(read, source.specs, source.read, source.config or {})
+        target = partial(_tensors_of_target, read)
+        traced = trace_asked(read, source.specs, source.read, source.config or {}, target)
     _give(traced.mapping.text, out)
     for left in traced.untraced:
         typer.echo(f"not in the mapping  {left.target}: {left.reason}", err=True)
@@ -55,6 +63,16 @@ def trace(
     counted = len(traced.specs) - len(traced.untraced)
     typer.echo(f"{counted} of {len(traced.specs)} tensors in {len(traced.mapping.entries)} entries", err=True)
     return 1 if traced.untraced else 0
+
+
+def _tensors_of_target(config: ReadConfig) -> Named:
+    """Those of its checkpoint, else of the model that its loader makes."""
+    from ckptdbg.session import open_session
+    from ckptdbg.weights.checkpoints import open_side
+
+    if config.target.path is not None:
+        return open_side(config.target, "target", config.file)
+    return open_session(config).empty_target
 
 
 @app.command("recover")

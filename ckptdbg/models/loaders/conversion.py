@@ -41,7 +41,7 @@ def load_conversion(
 
     def chosen(example: Mapping[str, Array]) -> Convert:
         kinds = [arrays] if arrays else [kind for kind in KINDS if importlib.util.find_spec(kind)]
-        runs = {kind: _convert(found, kind, options, function) for kind in kinds}
+        runs = {kind: converter(found, kind, options, function) for kind in kinds}
         return runs[_kind(runs, example)]
 
     return chosen
@@ -92,7 +92,9 @@ def _same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
     )
 
 
-def _convert(function: Callable[..., Any], kind: str, options: dict[str, Any], name: str) -> Convert:
+def converter(function: Callable[..., Any], kind: str, options: dict[str, Any], name: str) -> Convert:
+    """``function(state_dict, **options)``, which takes one kind of array, from NumPy to NumPy arrays."""
+
     def convert(tensors: dict[str, Array]) -> dict[str, Array]:
         given = {key: _as(kind, value) for key, value in tensors.items()}
         try:
