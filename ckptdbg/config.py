@@ -25,7 +25,14 @@ PLAIN = {
 MAPPING_KINDS: dict[str, dict[str, type]] = {
     "trace": {"trace": str, "arrays": str, "options": dict},
     "torchtitan": {"torchtitan": str, "flavor": str, "model": str, "options": dict, "direction": str},
-    "maxtext": {"maxtext": str, "scan": bool, "shapes": str, "options": dict, "direction": str},
+    "maxtext": {
+        "maxtext": str,
+        "hooks": str,
+        "scan": bool,
+        "shapes": str,
+        "options": dict,
+        "direction": str,
+    },
     "transformers": {"transformers": bool, "direction": str},
     "recover": {"recover": bool},
 }
@@ -136,7 +143,7 @@ def _check_mapping(asked: dict[str, Any], known: dict[str, type]) -> None:
     for key, value in asked.items():
         if key not in known:
             raise ValueError(f"it has no key {key}; it takes {', '.join(known)}")
-        if not isinstance(value, known[key]) or value is False and key in MAPPING_KINDS:
+        if not isinstance(value, known[key]) or (value is False and key in MAPPING_KINDS):
             wanted = {str: "text", bool: "true" if key in MAPPING_KINDS else "true or false", dict: "keys and values"}
             raise ValueError(f"{key} is {value!r}; expected {wanted[known[key]]}")
     if asked.get("direction", DIRECTIONS[0]) not in DIRECTIONS:

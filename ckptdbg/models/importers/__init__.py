@@ -1,6 +1,6 @@
 """Mappings that other libraries have in code, found by name: what they do is traced like any conversion function.
 
-One file per library, each with one verb: ``find(asked, sides) -> Imported``. What a library does is run, never restated.
+One file per library, each with one verb: ``find(asked, sides) -> Imported``. What a library does is run, not restated.
 """
 
 from ckptdbg.models.importers.base import Imported, Sides

@@ -71,7 +71,7 @@ def _fitting(package: str, made: Mapping[str, Any], sides: Sides) -> Any:
         f"{len(fitting) or 'no'} flavors of {package} have the checkpoint's sizes",
         where=sides.where,
         found=found or "no config.json",
-        hint=f"name one (flavor: {', '.join(made)}) or a function that returns a configuration (model: file.py:function)",
+        hint=f"name one (flavor: {', '.join(made)}) or a function that gives a configuration (model: file.py:function)",
     )
 
 
