@@ -22,21 +22,21 @@ PLAIN = {
     "int_from_float": "a whole number",
 }
 # Where a mapping that is no file comes from, and what may be said about it.
-MAPPING_KINDS: dict[str, dict[str, type]] = {
+DIRECTIONS, PLACES = ("from_hf", "to_hf"), ("to_memory", "to_disk")
+MAPPING_KINDS: dict[str, dict[str, type | tuple[str, ...]]] = {
     "trace": {"trace": str, "arrays": str, "options": dict},
-    "torchtitan": {"torchtitan": str, "flavor": str, "model": str, "options": dict, "direction": str},
+    "torchtitan": {"torchtitan": str, "flavor": str, "model": str, "options": dict, "direction": DIRECTIONS},
     "maxtext": {
         "maxtext": str,
         "hooks": str,
         "scan": bool,
         "shapes": str,
         "options": dict,
-        "direction": str,
+        "direction": DIRECTIONS,
     },
-    "transformers": {"transformers": bool, "direction": str},
+    "transformers": {"transformers": bool, "direction": PLACES},
     "recover": {"recover": bool},
 }
-DIRECTIONS = ("from_hf", "to_hf")
 
 
 class _Record(BaseModel):
@@ -138,16 +138,21 @@ class Config(_Record):
         return value
 
 
-def _check_mapping(asked: dict[str, Any], known: dict[str, type]) -> None:
-    """Raises ValueError for a key that this kind of mapping does not take, or a value of another type."""
+def _check_mapping(asked: dict[str, Any], known: dict[str, type | tuple[str, ...]]) -> None:
+    """Raises ValueError for a key that this kind of mapping does not take, or a value that the key does not."""
+    words = {str: "text", bool: "true or false", dict: "keys and values"}
     for key, value in asked.items():
         if key not in known:
             raise ValueError(f"it has no key {key}; it takes {', '.join(known)}")
-        if not isinstance(value, known[key]) or (value is False and key in MAPPING_KINDS):
-            wanted = {str: "text", bool: "true" if key in MAPPING_KINDS else "true or false", dict: "keys and values"}
-            raise ValueError(f"{key} is {value!r}; expected {wanted[known[key]]}")
-    if asked.get("direction", DIRECTIONS[0]) not in DIRECTIONS:
-        raise ValueError(f"direction is {asked['direction']!r}; expected {' or '.join(DIRECTIONS)}")
+        kind = known[key]
+        if isinstance(kind, tuple):
+            good, wanted = value in kind, " or ".join(kind)
+        elif key in MAPPING_KINDS and kind is bool:
+            good, wanted = value is True, "true"
+        else:
+            good, wanted = isinstance(value, kind), words[kind]
+        if not good:
+            raise ValueError(f"{key} is {value!r}; expected {wanted}")
 
 
 def load_config(path: str | Path) -> Config:

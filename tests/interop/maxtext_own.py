@@ -1,7 +1,7 @@
 """MaxText's own conversion loops, and the shapes of its tensors, without what importing its scripts takes.
 
-``to_maxtext.py`` and ``utils.py`` import the whole of MaxText; the functions that do the work need NumPy and JAX alone. They
-are taken from the installed files as they are.
+``utils.py`` imports the whole of MaxText; the functions that do the work need NumPy and JAX alone. They are taken from
+the installed file as they are.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Tables:
         """Where the levels of a list of names lie in a MaxText tensor."""
         depth = _depth(names)
         if "-local_layers" in key and depth > 1:  # a scan in a scan, and experts before both
-            return tuple(range(depth - 2)) + (self.scan_axis, self.scan_axis + 1)
+            return (*range(depth - 2), self.scan_axis, self.scan_axis + 1)
         if depth != 1:
             return tuple(range(depth))
         layers = self.scan and len(shape) > self.scan_axis and shape[self.scan_axis] == len(names)

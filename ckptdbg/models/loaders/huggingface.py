@@ -38,7 +38,7 @@ class HuggingFace(Loaded):
         import torch
 
         state = {name: _as_float64(read(name)) for name in self.specs if name not in self.unused}
-        with _quiet():
+        with quiet():
             model = self.model_class.from_pretrained(
                 None, config=self.model_config, state_dict=state, dtype=torch.float64
             )
@@ -76,13 +76,13 @@ def load_huggingface(
             hint="pip install 'ckptdbg[transformers]'",
         ) from error
     options = dict(options)
-    model_class = _model_class(transformers, options.pop("architecture", None), config, path)
+    model_class = model_class_of(transformers, options.pop("architecture", None), config, path)
     dtype = getattr(torch, precision, None)
     if not isinstance(dtype, torch.dtype):
         raise LoaderError("unknown precision", found=precision, expected="float32, float64, bfloat16 or float16")
     try:
-        with _quiet():
-            # Another shape is not ignored: `_complete` says which tensor it is, which transformers only logs.
+        with quiet():
+            # Another shape is not ignored: `complete` says which tensor it is, which transformers only logs.
             model, info = model_class.from_pretrained(
                 path,
                 dtype=dtype,
@@ -97,7 +97,7 @@ def load_huggingface(
             where=str(path),
             found=damage(path),
         ) from error
-    _complete(info, path, model_class.__name__)
+    complete(info, path, model_class.__name__)
     model.config.use_cache = False  # a cache would be returned beside the logits and keeps every key and value alive
     checkpoint = open_checkpoint(path)
     side = TorchSide(model, output=output, rename_inputs=dict(inputs))
@@ -113,7 +113,8 @@ def load_huggingface(
     )
 
 
-def _model_class(transformers: Any, chosen: str | None, config: dict[str, Any], path: Path) -> Any:
+def model_class_of(transformers: Any, chosen: str | None, config: dict[str, Any], path: Path) -> Any:
+    """The class that ``config.json`` in the folder ``path`` names. Raises LoaderError."""
     names = [chosen] if chosen else config.get("architectures") or []
     for name in names:
         if hasattr(transformers, name):
@@ -126,7 +127,7 @@ def _model_class(transformers: Any, chosen: str | None, config: dict[str, Any], 
     )
 
 
-def _complete(info: Mapping[str, Any], path: Path, name: str) -> None:
+def complete(info: Mapping[str, Any], where: Path | str, name: str) -> None:
     """A parameter that the checkpoint lacks would be random: nothing compared with it would mean anything."""
     missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if missing or mismatched:
@@ -134,7 +135,7 @@ def _complete(info: Mapping[str, Any], path: Path, name: str) -> None:
         what = [*missing, *shapes]
         raise LoaderError(
             f"{name} has parameters that this checkpoint does not hold",
-            where=str(path),
+            where=str(where),
             found=f"{len(what)} missing or of another shape: {', '.join(what[:3])}{', ...' if len(what) > 3 else ''}",
             hint="another architecture may fit: options: {architecture: NAME}",
         )
@@ -150,7 +151,7 @@ def _as_float64(value: Array) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars or load reports: what is missing is reported as an error of our own."""
     from transformers.utils import logging
 
