@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,12 +14,14 @@ import numpy as np
 
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.config import Config
+from ckptdbg.config import Config, ModelConfig
 from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import Mapping
+from ckptdbg.mapping.naming import Which, names_in_memory, speaks_of_others
 from ckptdbg.mapping.recovery import recover
 from ckptdbg.mapping.tracing import Traced, trace
 from ckptdbg.mapping.tracing.origins import Convert
+from ckptdbg.weights.checkpoints import Tensors, open_side
 
 
 class Named(Protocol):
@@ -96,6 +99,36 @@ def trace_config(
     convert = chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
     real = {name: read(name) for name in source}
     return trace(convert, source, model_config, str(asked["trace"]), real)
+
+
+def open_named(config: Config, which: Which, mapping: Mapping) -> Tensors:
+    """The checkpoint of one side, under the names that ``mapping`` speaks of: those on disk, or those that transformers
+    gives its tensors in memory. Raises ConfigError, CheckpointError, MappingError."""
+    side: ModelConfig = getattr(config, which)
+    tensors = open_side(side, which, config.file)
+    if side.loader != "huggingface" or not speaks_of_others(mapping, which, tensors.specs):
+        return tensors
+    from ckptdbg.models.importers import Sides, find_conversion
+    from ckptdbg.models.importers.transformers import names_of
+
+    folder = config.file.resolve().parent
+    sides = Sides(tensors.specs, tensors.config or {}, dict, folder, str(config.file))
+    try:
+        memory, tied = names_of(sides)
+    except CkptdbgError:
+        return tensors  # whoever binds the mapping says which name is missing
+    names = names_in_memory(mapping, which, tensors.specs, memory, tied)
+    if names is None:
+        return tensors
+    found = find_conversion({"transformers": True, "direction": "to_memory"}, sides)
+    traced = trace(found.convert, tensors.specs, tensors.config, found.name)
+    bound = traced.mapping.bind(tensors.config, tensors.specs, traced.specs)
+
+    def read(name: str) -> Any:
+        entry = bound.entry_of_target[name]
+        return entry.apply([tensors.read(source) for source in entry.sources])[entry.targets.index(name)]
+
+    return replace(tensors, specs={name: traced.specs[name] for name in names}, reader=read)
 
 
 def conversion_of(

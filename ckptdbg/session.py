@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
-from ckptdbg.obtain import obtain_mapping
+from ckptdbg.obtain import obtain_mapping, open_named
 from ckptdbg.probe import covering_inputs, make_inputs, other_tokens, sliding_window
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
@@ -74,13 +74,18 @@ class Session(Verbs):
     def source(self) -> Loaded:
         """The trusted model. Raises LoaderError, CheckpointError."""
         with self._stage("loading the source"):
-            return _load(self.config, "source")
+            return self._named(_load(self.config, "source"), "source")
 
     @cached_property
     def empty_target(self) -> Loaded:
         """The model under suspicion as its loader makes it: without a path of its own, its tensors hold nothing yet."""
         with self._stage("loading the target"):
-            return _load(self.config, "target")
+            return self._named(_load(self.config, "target"), "target")
+
+    def _named(self, loaded: Loaded, which: Literal["source", "target"]) -> Loaded:
+        """A mapping file may speak of names in memory; a conversion is given those on disk."""
+        path = self.config.mapping
+        return loaded.named_for(TensorMapping.load(path), which) if isinstance(path, Path) else loaded
 
     @cached_property
     def target(self) -> Loaded:
@@ -121,7 +126,7 @@ class Session(Verbs):
             return self.source.read
         if self.config.source.path is None:
             raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
-        return open_checkpoint(self.config.source.path).read
+        return open_named(self.config, "source", self.unbound_mapping).read
 
     @property
     def model_config(self) -> dict[str, Any]:

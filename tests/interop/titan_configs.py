@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 _INIT = {"weight": nn.init.normal_, "bias": nn.init.zeros_}
-_EXPERTS = {name: nn.init.normal_ for name in ("w1_EFD", "w2_EDF", "w3_EFD")}
+_EXPERTS = dict.fromkeys(("w1_EFD", "w2_EDF", "w3_EFD"), nn.init.normal_)
 
 DEEPSEEK = {
     "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 61, "hidden_size": 24,

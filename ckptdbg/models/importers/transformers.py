@@ -16,13 +16,8 @@ INSTALL = "'ckptdbg[transformers]'"
 def find(asked: Mapping[str, Any], sides: Sides) -> Imported:
     """``to_memory``, as ``from_pretrained`` makes a model's state dict of a checkpoint, or ``to_disk``, as
     ``save_pretrained`` makes a checkpoint of a state dict. Raises LoaderError, ConfigError."""
-    transformers = need("transformers", "transformers", INSTALL)
     loading = need("transformers.core_model_loading", "transformers 5", INSTALL)
-    if not sides.config:
-        hint = "put config.json beside the source's or the target's tensors"
-        raise ConfigError("transformers converts by a model's config", where=sides.where, found="none", hint=hint)
-    model_class = model_class_of(transformers, None, dict(sides.config), sides.base)
-    config = model_class.config_class.from_dict(dict(sides.config))
+    model_class, config = _model(sides)
     direction = asked.get("direction") or _direction(model_class, config, sides)
     name, own = {
         "to_memory": ("convert_and_load_state_dict_in_model", _to_memory),
@@ -30,6 +25,22 @@ def find(asked: Mapping[str, Any], sides: Sides) -> Imported:
     }[direction]
     run = functools.wraps(getattr(loading, name))(functools.partial(own, model_class, config))
     return Imported(run, "torch", f"transformers.core_model_loading:{name}")
+
+
+def names_of(sides: Sides) -> tuple[list[str], set[str]]:
+    """Every name of a tensor in memory, and which of them are second names (tied heads). Raises LoaderError."""
+    model = _empty(*_model(sides))
+    return list(model.state_dict()), set(model.all_tied_weights_keys)
+
+
+def _model(sides: Sides) -> tuple[Any, Any]:
+    """The class and the config of a model."""
+    transformers = need("transformers", "transformers", INSTALL)
+    if not sides.config:
+        hint = "put config.json beside the source's or the target's tensors"
+        raise ConfigError("transformers converts by a model's config", where=sides.where, found="none", hint=hint)
+    model_class = model_class_of(transformers, None, dict(sides.config), sides.base)
+    return model_class, model_class.config_class.from_dict(dict(sides.config))
 
 
 def _to_memory(model_class: Any, config: Any, tensors: dict[str, Any]) -> dict[str, Any]:

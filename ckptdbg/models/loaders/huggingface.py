@@ -1,22 +1,27 @@
 """The built-in loader ``huggingface``: a folder with ``config.json``, read with transformers, never from the hub.
 
 Since transformers 5 the names on disk may differ from those in memory (fused experts, tied heads, base prefixes).
-Mappings speak of the names on disk; what the model makes of them is never restated here: tensors are sent through
-transformers' own loading.
+Mappings speak of the names on disk, or of those in memory; what the model makes of one is never restated here: tensors
+are sent through transformers' own loading.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ckptdbg.checkpoint import open_checkpoint
+from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import LoaderError
+from ckptdbg.mapping import Mapping as TensorMapping
+from ckptdbg.mapping.naming import names_in_memory
 from ckptdbg.models.loaders.call import damage
 from ckptdbg.models.loaders.loaded import Loaded
 from ckptdbg.models.records import Array
@@ -29,6 +34,8 @@ class HuggingFace(Loaded):
     checkpoint: Any = None
     model_class: Any = None
     model_config: Any = None
+    tied: dict[str, str] = field(default_factory=dict)
+    """Names in memory of tensors that have another there as well, and the other."""
 
     def read(self, name: str) -> Array:
         return self.checkpoint.read(name)
@@ -44,6 +51,43 @@ class HuggingFace(Loaded):
             )
         values = model.state_dict()
         return {name: values[name].numpy() for name in self.side.parameters()}
+
+    def named_for(self, mapping: TensorMapping, which: Literal["source", "target"]) -> Loaded:
+        """With ``InMemory`` where the mapping speaks of names in memory."""
+        names = names_in_memory(mapping, which, self.specs, self.side.parameters(), self.tied)
+        return self if names is None else InMemory(self, names)
+
+
+class InMemory(Loaded):
+    """The same model; mapping names are the keys of its ``state_dict()``."""
+
+    def __init__(self, model: HuggingFace, names: Sequence[str]) -> None:
+        own = model.side.parameters()
+        self._model, self._dtype = model, _stored_dtype(model.specs)
+        specs = {name: TensorSpec(own[name].shape, self._as_stored(own[name].dtype)) for name in names}
+        super().__init__(side=model.side, config=model.config, specs=specs, write=model.write)
+
+    @cached_property
+    def _values(self) -> dict[str, Array]:
+        return self._model.to_parameters(self._model.read)
+
+    def _as_stored(self, dtype: str) -> str:
+        return dtype if as_dtype(dtype).kind in "iub" else self._dtype
+
+    def read(self, name: str) -> Array:
+        """As stored: what the tensors on disk become, with none of the casts to the precision of a run."""
+        return self._values[name].astype(as_dtype(self.specs[name].dtype))
+
+    def to_parameters(self, read: Callable[[str], Array]) -> dict[str, Array]:
+        """Tied ones that the mapping does not speak of are given with the others."""
+        named = {name: name if name in self.specs else self._model.tied[name] for name in self.side.parameters()}
+        return {name: read(own) for name, own in named.items()}
+
+
+def _stored_dtype(specs: Mapping[str, TensorSpec]) -> str:
+    """The floating-point dtype that holds every tensor of a checkpoint."""
+    floating = {spec.dtype for spec in specs.values() if as_dtype(spec.dtype).kind not in "iub"}
+    return floating.pop() if len(floating) == 1 else "float32" if "float64" not in floating else "float64"
 
 
 def load_huggingface(
@@ -110,6 +154,7 @@ def load_huggingface(
         checkpoint=checkpoint,
         model_class=model_class,
         model_config=model.config,
+        tied=dict(model.all_tied_weights_keys),
     )
 
 
