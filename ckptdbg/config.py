@@ -34,7 +34,7 @@ MAPPING_KINDS: dict[str, dict[str, type | tuple[str, ...]]] = {
         "options": dict,
         "direction": DIRECTIONS,
     },
-    "maxtext_plan": {"maxtext_plan": str, "dsl": str, "scan": bool, "shapes": str, "direction": DIRECTIONS},
+    "maxtext_plan": {"maxtext_plan": str, "dsl": str, "shapes": str, "direction": DIRECTIONS},
     "transformers": {"transformers": bool, "direction": PLACES},
     "recover": {"recover": bool},
 }

@@ -17,6 +17,7 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config, ModelConfig
 from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import Mapping
+from ckptdbg.mapping.agent_plan import Rules, plan_direction, read_plan, read_shapes
 from ckptdbg.mapping.naming import Which, names_in_memory, speaks_of_others
 from ckptdbg.mapping.recovery import recover
 from ckptdbg.mapping.tracing import Traced, trace
@@ -46,6 +47,8 @@ def obtain_mapping(
     ConfigError, MappingError, LoaderError."""
     if isinstance(config.mapping, Path):
         return Mapping.load(config.mapping)
+    if "maxtext_plan" in config.mapping:
+        return _plan(config, source, target)
     if "recover" not in config.mapping:
         return trace_asked(config, source, read, model_config, target).mapping
     if config.target.path is None:
@@ -53,6 +56,14 @@ def obtain_mapping(
         raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
     converted = target()
     return recover(source, read, converted.specs, converted.read, model_config).mapping
+
+
+def _plan(config: Config, source: Dict[str, TensorSpec], target: Callable[[], Named]) -> Mapping:
+    asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
+    base = config.file.resolve().parent
+    plan, rules = base / asked["maxtext_plan"], Rules.load(base / asked.get("dsl", "dsl.txt"))
+    made = read_shapes(base / asked["shapes"]) if "shapes" in asked else target().specs
+    return read_plan(plan, rules, asked.get("direction") or plan_direction(plan, source), source, made)
 
 
 def trace_asked(

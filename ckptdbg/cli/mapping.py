@@ -43,10 +43,15 @@ def trace(
     """
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
-    from ckptdbg.obtain import trace_asked
+    from ckptdbg.obtain import obtain_mapping, trace_asked
     from ckptdbg.weights.checkpoints import open_side
 
     read = load_config(config)
+    if isinstance(read.mapping, dict) and "maxtext_plan" in read.mapping:
+        source = open_side(read.source, "source", read.file)
+        target = partial(_tensors_of_target, read)
+        _give(obtain_mapping(read, source.specs, source.read, source.config or {}, target).text, out)
+        return 0
     if not isinstance(read.mapping, dict) or "recover" in read.mapping:
         expected = "mapping: {trace: convert.py:name}, {torchtitan: ...}, {maxtext: ...} or {transformers: true}"
         raise ConfigError("the mapping is no function", where=str(config), expected=expected)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from ckptdbg.documents import parse_yaml, plain, read_text
 from ckptdbg.errors import CkptdbgError, ConfigError, LoaderError
+from ckptdbg.mapping.agent_plan import read_shapes
 from ckptdbg.models.importers.base import Imported, Sides, called, need
 from ckptdbg.models.importers.maxtext_tables import Shape, Tables, names_in
 from ckptdbg.models.loaders.function import find_function
@@ -159,15 +159,7 @@ def _from_hf(tables: Tables, asked: Mapping[str, Any], sides: Sides) -> Callable
 def _target_shapes(asked: Mapping[str, Any], sides: Sides) -> dict[str, Shape]:
     """Hooks reshape to what the target has, so its shapes have to be known: from itself, or from a file of them."""
     if "shapes" in asked:
-        file = sides.base / asked["shapes"]
-        try:
-            listed = json.loads(read_text(file, ConfigError))
-            paths = {name.removeprefix("params-").replace("-", "/"): shape for name, shape in listed.items()}
-            return {name: tuple(map(int, shape)) for name, shape in paths.items()}
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                "no file of shapes", where=str(file), found=str(error), expected='JSON, {"name": [size, ...], ...}'
-            ) from error
+        return {name: spec.shape for name, spec in read_shapes(sides.base / asked["shapes"]).items()}
     try:
         return {name: spec.shape for name, spec in sides.target().items()}
     except CkptdbgError as error:
