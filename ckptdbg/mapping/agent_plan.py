@@ -1,7 +1,7 @@
 """The plan that MaxText's conversion agent writes (``outputs/plan.json``), with its rules (``context/dsl.txt``).
 
-The plan is a list of ``{maxtext, huggingface, op}`` with ``{i}`` for a layer's number; ``op`` names a rule, and the file
-of rules says for each direction which steps it takes: ``scale``, ``adjust``, ``pad``, ``reshape``, ``transpose``,
+The plan is a list of ``{maxtext, huggingface, op}`` with ``{i}`` for a layer's number; ``op`` names a rule, and the
+file of rules says for each direction which steps it takes: ``scale``, ``adjust``, ``pad``, ``reshape``, ``transpose``,
 ``flatten``, ``squeeze``, ``expand_dims``. Both are read as data; nothing in them is run.
 """
 
@@ -26,6 +26,7 @@ Specs = Mapping[str, TensorSpec]
 Shape = tuple[int, ...]
 Steps = list[dict[str, Any]]
 NOTHING = ("", "none", "identity", "direct", "direct_copy", "copy")
+SIZE = re.compile(r"(?<![\w\"'])target_shape\[\d+\]")
 CONFIG = re.compile(r"\bconfig\.((?:\w+\.)*)(\w+)")
 
 
@@ -38,7 +39,9 @@ class Rules:
 
     @classmethod
     def load(cls, path: Path) -> Rules:
-        document = plain(parse_yaml(read_text(path, MappingError), str(path), MappingError))
+        # MaxText's own file has a list in brackets with an index in it, which YAML takes for another list
+        text = SIZE.sub(r'"\g<0>"', read_text(path, MappingError))
+        document = plain(parse_yaml(text, str(path), MappingError))
         rules = document.get("rules")
         if not isinstance(rules, dict):
             raise MappingError("no file of rules", where=str(path), expected="rules: {name: {logic: ...}}")

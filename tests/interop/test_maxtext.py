@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 from maxtext.checkpoint_conversion.utils.hf_shape import HF_SHAPE
 from maxtext.checkpoint_conversion.utils.param_mapping import HOOK_FNS, PARAM_MAPPING
+from safetensors.numpy import load_file, save_file
+from typer.testing import CliRunner
 
 from ckptdbg.checkpoint import open_checkpoint
 from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.cli.app import app
+from ckptdbg.documents import dump_yaml
+from ckptdbg.mapping.agent_plan import Rules
 from ckptdbg.mapping.tracing import trace
 from ckptdbg.models.importers import Sides, find_conversion
 from ckptdbg.models.importers.maxtext import key_of
@@ -106,3 +112,48 @@ def test_and_back(case):
 
 def test_keys_fold_numbers_into_the_part_before():
     assert key_of("params/decoder/layers/3/mlp/wi_0/kernel/value") == "params-decoder-layers_3-mlp-wi_0-kernel"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_from_the_command_line_to_a_fault_that_is_named(tmp_path, monkeypatch):
+    case = Case("llama", True, tmp_path / "source")
+    made = case.made()
+    monkeypatch.chdir(tmp_path)
+    save_file({name: np.ascontiguousarray(value) for name, value in made.items()}, "target.safetensors")
+    told = {
+        "source": {"loader": "huggingface", "path": "source"},
+        "target": {"loader": "ckptdbg.samples.targets.scan_llama:load", "path": "target.safetensors"},
+        "mapping": {"maxtext": "llama3.1-8b", "scan": True},
+    }
+    Path("c.yaml").write_text(dump_yaml(told))
+    written = run("mapping", "trace", "c.yaml", "-o", "m.yaml")
+    assert written.exit_code == 0, written.output
+    assert "12 of 12 tensors in 12 entries" in written.output
+    assert "LLAMA31_MAXTEXT_TO_HF_PARAM_MAPPING (from_hf)" in Path("m.yaml").read_text().splitlines()[0]
+    assert run("verify", "c.yaml").exit_code == 0
+    assert run("convert", "c.yaml", "-o", "out.safetensors").exit_code == 0
+    converted = load_file("out.safetensors")
+    assert {name for name, value in converted.items() if value.tobytes() != made[name].tobytes()} == set()
+    key = made["decoder/layers/self_attention/key/kernel"]
+    halves = key.reshape(*key.shape[:-1], key.shape[-1] // 2, 2)  # as if rotary pairs had not been put side by side
+    converted["decoder/layers/self_attention/key/kernel"] = np.ascontiguousarray(
+        np.swapaxes(halves, -1, -2).reshape(key.shape)
+    )
+    save_file(converted, "target.safetensors")
+    found = run("verify", "c.yaml")
+    assert found.exit_code == 1
+    assert "differs  decoder/layers/self_attention/key/kernel" in found.output
+    assert "entry  decoder.layers.self_attention.key.kernel" in found.output
+
+
+def test_the_rules_of_its_agent_are_read():
+    rules = Rules.load(own.FOLDER.parent / "experimental/agent/ckpt_conversion_agent/context/dsl.txt")
+    assert len(rules.rules) > 4
+    target = {"reshape_kernel": (5, 2, 3), "pos_embed": (1, 4, 5)}
+    source = {"reshape_kernel": (6, 5), "patch": (2, 3, 4, 5), "pos_embed": (4, 5), "pad_and_scale_embedding": (6, 5)}
+    for name in rules.rules:
+        assert rules.ops(name, "from_hf", source.get(name, (6,)), target.get(name, (6, 5)))
+    assert rules.ops("reshape_kernel", "from_hf", (6, 5), (5, 2, 3)) == [{"transpose": [1, 0]}, {"reshape": [5, 2, 3]}]

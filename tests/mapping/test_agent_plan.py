@@ -19,8 +19,8 @@ rules:
   widen:
     params: {normalizer: sqrt(config.text_config.hidden_size)}
     logic:
-      to_hf: {ops: [{scale: 1.0 / normalizer}, {pad: ["target_shape[0]", null]}]}
-      from_hf: {ops: [{scale: normalizer}, {pad: ["target_shape[0]", null]}]}
+      to_hf: {ops: [{scale: 1.0 / normalizer}, {pad: [target_shape[0], null]}]}
+      from_hf: {ops: [{scale: normalizer}, {pad: [target_shape[0], null]}]}
   plus_one:
     logic:
       to_hf: {ops: [{adjust: -1.0}, {reshape: target_shape}]}
@@ -42,10 +42,19 @@ rules:
       to_hf: {ops: [{softmax: 0}]}
       from_hf: {ops: [{scale: log(config.hidden_size)}]}
 """
+Q = "params-decoder-layers_{i}-query"
 PLAN = [
     {"maxtext": ["params-token_embedder-embedding"], "huggingface": "model.embed.weight", "op": "widen()"},
-    {"maxtext": "params-decoder-layers_{i}-norm-scale", "huggingface": "model.layers.{i}.norm.weight", "op": "plus_one"},
-    {"maxtext": ["params-decoder-layers_{i}-query-kernel"], "huggingface": ["model.layers.{i}.q.weight"], "op": "kernel"},
+    {
+        "maxtext": "params-decoder-layers_{i}-norm-scale",
+        "huggingface": "model.layers.{i}.norm.weight",
+        "op": "plus_one",
+    },
+    {
+        "maxtext": ["params-decoder-layers_{i}-query-kernel"],
+        "huggingface": ["model.layers.{i}.q.weight"],
+        "op": "kernel",
+    },
     {"maxtext": ["params-decoder-layers_{i}-query-bias"], "huggingface": "model.layers.{i}.q.bias", "op": "flat(x)"},
     {"maxtext": ["params-pos"], "huggingface": "model.pos", "op": "front"},
     {"maxtext": ["params-gate"], "huggingface": "model.gate", "op": None},
@@ -152,5 +161,5 @@ def test_what_cannot_be_read_is_said(files):
 
 def test_a_step_without_an_op_is_said(files):
     rules = Rules.load(files / "dsl.txt")
-    with pytest.raises(MappingError, match="rule odd has a step that no op says; found softmax; expected scale, adjust"):
+    with pytest.raises(MappingError, match="odd has a step that no op says; found softmax; expected scale, adjust"):
         rules.ops("odd", "to_hf", (3,), (3,))

@@ -127,9 +127,10 @@ def _call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
 def _direction(names: Mapping[Any, Any], sides: Sides) -> str:
     """Told from the source's names: whose they are."""
-    own, theirs = {n for key in names for n in names_in(key)}, {n for value in names.values() for n in names_in(value)}
-    ours = {key_of(name) for name in sides.source} & own
-    if ours or theirs & sides.source.keys():
+    own = {n: None for key in names for n in names_in(key)}
+    theirs = {n: None for value in names.values() for n in names_in(value)}
+    ours = {key_of(name) for name in sides.source} & own.keys()
+    if ours or theirs.keys() & sides.source.keys():
         return "to_hf" if ours else "from_hf"
     raise ConfigError(
         "no tensor of the source is in MaxText's table",
