@@ -126,7 +126,10 @@ class Session(Verbs):
             return self.source.read
         if self.config.source.path is None:
             raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
-        return open_named(self.config, "source", self.unbound_mapping).read
+        path = self.config.mapping
+        if isinstance(path, Path):
+            return open_named(self.config, "source", TensorMapping.load(path)).read
+        return open_checkpoint(self.config.source.path).read
 
     @property
     def model_config(self) -> dict[str, Any]:

@@ -142,3 +142,12 @@ def test_only_a_name_that_is_in_memory_alone_tells():
     alone = Mapping.loads("version: 1\nentries: [{source: 'a.{i}', target: b}]")
     assert names_in_memory(alone, "source", disk, memory, {"head"}) is None
     assert names_in_memory(alone, "source", ["x"], [*memory, "other"], {"head"}) == ["a.0", "a.1", "other"]
+
+
+def test_a_source_that_ran_elsewhere_is_read_under_its_names_in_memory(tmp_path):
+    config = place(tmp_path, "gemma2", target=MINE, **SMALL)
+    open_session(config).capture(tmp_path / "trace")
+    session = open_session(config, source_trace=tmp_path / "trace")
+    assert "lm_head.weight" in session.source_specs
+    assert session.read_source("lm_head.weight").shape == (139, 42)
+    assert session.compare().verdict == "equivalent"

@@ -138,6 +138,10 @@ def test_what_is_wrong_is_said(folder):
     del given["part.a"]
     told = failure(lambda: find(folder, HF, SCANNED, scan=True).convert(given))
     assert "MaxText wants part.a, which the source has not" in told
+    told = failure(lambda: find(folder, HF, {"embed.weight": (2,)}))
+    assert told.startswith(
+        "c.yaml: no tensor of the target is in MaxText's table; found embed.weight; expected params-"
+    )
     wrong = {**SCANNED, "embed/scale": (6,)}
     told = failure(lambda: find(folder, HF, wrong, scan=True).convert(random(HF)))
     assert "the hooks make another shape of params-embed-scale; found (5,); expected (6,), the target's" in told

@@ -145,6 +145,15 @@ def _from_hf(tables: Tables, asked: Mapping[str, Any], sides: Sides) -> Callable
     shapes = _target_shapes(asked, sides)
     names = {key_of(name): name for name in shapes}
     by_key = {key: shapes[name] for key, name in names.items()}
+    own = [key for keys in tables.names for key in names_in(keys)]
+    if not by_key.keys() & set(own):
+        raise ConfigError(
+            "no tensor of the target is in MaxText's table",
+            where=sides.where,
+            found=", ".join(list(shapes)[:3]) or "no tensors",
+            expected=", ".join(own[:3]),
+            hint="scan: true is for layers that are stacked",
+        )
 
     def run(tensors: dict[str, Any]) -> dict[str, Any]:
         def get(name: str) -> Any:
