@@ -63,6 +63,7 @@ def test_a_mapping_of_names_in_memory_is_compared(tmp_path, family, target):
     assert (result.verdict, result.findings) == ("equivalent", [])
 
 
+@pytest.mark.slow
 def test_a_tied_head_need_not_be_spoken_of_in_memory_either(tmp_path):
     config = place(tmp_path, "gemma2", target={"loader": "huggingface"}, tied=False, **SMALL)
     assert open_session(config).compare().verdict == "equivalent"
