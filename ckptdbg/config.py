@@ -21,8 +21,23 @@ PLAIN = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
 }
-MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
-TRACE_KEYS = {"trace", "arrays", "options", "file"}
+# Where a mapping that is no file comes from, and what may be said about it.
+DIRECTIONS, PLACES = ("from_hf", "to_hf"), ("to_memory", "to_disk")
+MAPPING_KINDS: dict[str, dict[str, type | tuple[str, ...]]] = {
+    "trace": {"trace": str, "arrays": str, "options": dict, "file": str},
+    "torchtitan": {"torchtitan": str, "flavor": str, "model": str, "options": dict, "direction": DIRECTIONS},
+    "maxtext": {
+        "maxtext": str,
+        "hooks": str,
+        "scan": bool,
+        "shapes": str,
+        "options": dict,
+        "direction": DIRECTIONS,
+    },
+    "maxtext_plan": {"maxtext_plan": str, "dsl": str, "shapes": str, "direction": DIRECTIONS},
+    "transformers": {"transformers": bool, "direction": PLACES},
+    "recover": {"recover": bool},
+}
 
 
 class _Record(BaseModel):
@@ -114,13 +129,32 @@ class Config(_Record):
     @field_validator("mapping", mode="before")
     @classmethod
     def _known_kind(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or ("trace" in value and value.keys() <= TRACE_KEYS):
+        if not isinstance(value, dict):
             return value
-        if len(value) != 1 or next(iter(value)) not in MAPPING_KINDS:
+        kinds = [kind for kind in MAPPING_KINDS if kind in value]
+        if len(kinds) != 1:
             raise ValueError(
                 f"found {value}; expected a path or one of {', '.join(f'{{{k}: ...}}' for k in MAPPING_KINDS)}"
             )
+        _check_mapping(value, MAPPING_KINDS[kinds[0]])
         return value
+
+
+def _check_mapping(asked: dict[str, Any], known: dict[str, type | tuple[str, ...]]) -> None:
+    """Raises ValueError for a key that this kind of mapping does not take, or a value that the key does not."""
+    words = {str: "text", bool: "true or false", dict: "keys and values"}
+    for key, value in asked.items():
+        if key not in known:
+            raise ValueError(f"it has no key {key}; it takes {', '.join(known)}")
+        kind = known[key]
+        if isinstance(kind, tuple):
+            good, wanted = value in kind, " or ".join(kind)
+        elif key in MAPPING_KINDS and kind is bool:
+            good, wanted = value is True, "true"
+        else:
+            good, wanted = isinstance(value, kind), words[kind]
+        if not good:
+            raise ValueError(f"{key} is {value!r}; expected {wanted}")
 
 
 def load_config(path: str | Path) -> Config:

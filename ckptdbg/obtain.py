@@ -1,10 +1,12 @@
-"""Where a session's mapping comes from: a file, a conversion function that is traced, or the two checkpoints."""
+"""Where a session's mapping comes from: a file, a conversion function or another library's, traced, or the two
+checkpoints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,9 +15,11 @@ import numpy as np
 
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.config import Config
-from ckptdbg.errors import ConfigError, LoaderError
+from ckptdbg.config import Config, ModelConfig
+from ckptdbg.errors import CkptdbgError, ConfigError, LoaderError
 from ckptdbg.mapping import BoundMapping, Mapping
+from ckptdbg.mapping.agent_plan import Rules, plan_direction, read_plan, read_shapes
+from ckptdbg.mapping.naming import Which, names_in_memory, speaks_of_others
 from ckptdbg.mapping.ops import Make
 from ckptdbg.mapping.recovery import recover
 from ckptdbg.mapping.tracing import Traced, trace, trace_programs
@@ -23,16 +27,19 @@ from ckptdbg.mapping.tracing.checking import run_for_one, run_recorded
 from ckptdbg.mapping.tracing.memory import FEW_ELEMENTS, afford, elements
 from ckptdbg.mapping.tracing.origins import Convert
 from ckptdbg.mapping.tracing.recorded import Program
+from ckptdbg.weights.checkpoints import Tensors, open_side
 
 if TYPE_CHECKING:
     from ckptdbg.models.loaders.conversion import Conversion
 
 
 class Named(Protocol):
-    """Tensors by name."""
+    """Tensors by name, and the ``config.json`` beside them."""
 
     @property
     def specs(self) -> Dict[str, TensorSpec]: ...
+    @property
+    def config(self) -> dict[str, Any] | None: ...
     def read(self, name: str) -> Any: ...
 
 
@@ -46,34 +53,61 @@ def obtain_mapping(
     """The mapping that a config names. ``source`` are the source's tensors, which a conversion function is traced on,
     and ``read`` gives one by name; ``target`` gives the target's, for a mapping that is recovered from both. Raises
     ConfigError, MappingError, LoaderError."""
-    if isinstance(config.mapping, Path):
-        return Mapping.load(config.mapping)
-    if "trace" in config.mapping:
-        if "file" not in config.mapping:
-            return trace_config(config, source, read, model_config).mapping
+    asked = config.mapping
+    if isinstance(asked, Path):
+        return Mapping.load(asked)
+    if "maxtext_plan" in asked:
+        return _plan(config, source, target)
+    if "trace" in asked and "file" in asked:
         function = function_at_hand(config, source, model_config)
-        return Mapping.load(config.mapping["file"]).with_functions({str(config.mapping["trace"]): function})
-    if config.mapping.get("recover") is True:
-        if config.target.path is None:
-            hint = "set target: {path: ...}, the checkpoint that was converted"
-            raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
-        converted = target()
-        return recover(source, read, converted.specs, converted.read, model_config).mapping
-    raise ConfigError(
-        "this kind of mapping cannot be read yet",
-        where=str(config.file),
-        found=config.mapping,
-        expected="the path of a mapping file, {trace: convert.py:function} or {recover: true}",
-    )
+        return Mapping.load(asked["file"]).with_functions({str(asked["trace"]): function})
+    if "recover" not in asked:
+        return trace_asked(config, source, read, model_config, target).mapping
+    if config.target.path is None:
+        hint = "set target: {path: ...}, the checkpoint that was converted"
+        raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
+    converted = target()
+    return recover(source, read, converted.specs, converted.read, model_config).mapping
 
 
-def trace_config(
-    config: Config, source: Dict[str, TensorSpec], read: Callable[[str], Any], model_config: Dict[str, Any]
+def _plan(config: Config, source: Dict[str, TensorSpec], target: Callable[[], Named]) -> Mapping:
+    asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
+    base = config.file.resolve().parent
+    plan, rules = base / asked["maxtext_plan"], Rules.load(base / asked.get("dsl", "dsl.txt"))
+    made = read_shapes(base / asked["shapes"]) if "shapes" in asked else target().specs
+    return read_plan(plan, rules, asked.get("direction") or plan_direction(plan, source), source, made)
+
+
+def trace_asked(
+    config: Config,
+    source: Dict[str, TensorSpec],
+    read: Callable[[str], Any],
+    model_config: Dict[str, Any],
+    target: Callable[[], Named],
 ) -> Traced:
-    """Trace the function under ``mapping: {trace: ..., arrays: ..., options: {...}}`` and try it on the tensors
-    themselves: on all at once or, where that is too much, on one target at a time. Raises LoaderError,
-    MappingError."""
-    conversion = _conversion(config, model_config)
+    """Trace the conversion that ``mapping`` names, the user's function (``{trace: ..., arrays: ..., options: {...}}``)
+    or one that another library has, and try it on the tensors themselves: on all at once or, where that is too much,
+    on one target at a time. Raises LoaderError, MappingError."""
+    asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
+    if "trace" in asked:
+        return _traced(_own_conversion(config, model_config), source, read, model_config)
+    from ckptdbg.models.importers import Sides, find_conversion
+
+    model_config = model_config or _config_of(target)
+    sides = Sides(source, model_config, lambda: target().specs, config.file.resolve().parent, str(config.file))
+    return _traced(find_conversion(asked, sides), source, read, model_config)
+
+
+def _config_of(target: Callable[[], Named]) -> Dict[str, Any]:
+    """The target's config: where a library converts to Hugging Face, only that side has one."""
+    with suppress(CkptdbgError):  # it may be yet to come
+        return target().config or {}
+    return {}
+
+
+def _traced(
+    conversion: Conversion, source: Dict[str, TensorSpec], read: Callable[[str], Any], model_config: Dict[str, Any]
+) -> Traced:
     recorded = _recorded(conversion, source)
     if recorded is not None:
         return trace_programs(recorded, source, model_config, conversion.name, read)
@@ -87,14 +121,14 @@ def function_at_hand(config: Config, source: Dict[str, TensorSpec], model_config
 
     @cache
     def ready() -> Make:
-        conversion = _conversion(config, model_config)
+        conversion = _own_conversion(config, model_config)
         recorded = _recorded(conversion, source)
         return run_for_one(_run(conversion, source), source) if recorded is None else run_recorded(recorded)
 
     return lambda target, sources: ready()(target, sources)
 
 
-def _conversion(config: Config, model_config: Dict[str, Any]) -> Conversion:
+def _own_conversion(config: Config, model_config: Dict[str, Any]) -> Conversion:
     from ckptdbg.models.loaders.conversion import load_conversion
 
     asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
@@ -135,6 +169,36 @@ def _recorded(conversion: Conversion, source: Dict[str, TensorSpec]) -> Dict[str
             why = str(cause)
     afford(count, why, conversion.name)
     return None
+
+
+def open_named(config: Config, which: Which, mapping: Mapping) -> Tensors:
+    """The checkpoint of one side, under the names that ``mapping`` speaks of: those on disk, or those that transformers
+    gives its tensors in memory. Raises ConfigError, CheckpointError, MappingError."""
+    side: ModelConfig = getattr(config, which)
+    tensors = open_side(side, which, config.file)
+    if side.loader != "huggingface" or not speaks_of_others(mapping, which, tensors.specs):
+        return tensors
+    from ckptdbg.models.importers import Sides, find_conversion
+    from ckptdbg.models.importers.transformers import names_of
+
+    folder = config.file.resolve().parent
+    sides = Sides(tensors.specs, tensors.config or {}, dict, folder, str(config.file))
+    try:
+        memory, tied = names_of(sides)
+    except CkptdbgError:
+        return tensors  # whoever binds the mapping says which name is missing
+    names = names_in_memory(mapping, which, tensors.specs, memory, tied)
+    if names is None:
+        return tensors
+    found = find_conversion({"transformers": True, "direction": "to_memory"}, sides)
+    traced = trace(_run(found, tensors.specs), tensors.specs, tensors.config, found.name)
+    bound = traced.mapping.bind(tensors.config, tensors.specs, traced.specs)
+
+    def read(name: str) -> Any:
+        entry = bound.entry_of_target[name]
+        return entry.apply([tensors.read(source) for source in entry.sources])[entry.targets.index(name)]
+
+    return replace(tensors, specs={name: traced.specs[name] for name in names}, reader=read)
 
 
 @dataclass(frozen=True)

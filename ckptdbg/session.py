@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ from ckptdbg.errors import CkptdbgError, ConfigError
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
-from ckptdbg.obtain import obtain_mapping
+from ckptdbg.obtain import obtain_mapping, open_named
 from ckptdbg.probe import covering_inputs, make_inputs, other_tokens, sliding_window
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
@@ -74,13 +74,23 @@ class Session(Verbs):
     def source(self) -> Loaded:
         """The trusted model. Raises LoaderError, CheckpointError."""
         with self._stage("loading the source"):
-            return _load(self.config, "source")
+            return self._named(_load(self.config, "source"), "source")
+
+    @cached_property
+    def empty_target(self) -> Loaded:
+        """The model under suspicion as its loader makes it: without a path of its own, its tensors hold nothing yet."""
+        with self._stage("loading the target"):
+            return self._named(_load(self.config, "target"), "target")
+
+    def _named(self, loaded: Loaded, which: Literal["source", "target"]) -> Loaded:
+        """A mapping file may speak of names in memory; a conversion is given those on disk."""
+        path = self.config.mapping
+        return loaded.named_for(TensorMapping.load(path), which) if isinstance(path, Path) else loaded
 
     @cached_property
     def target(self) -> Loaded:
         """The model under suspicion; without a path of its own, filled from the source through the mapping."""
-        with self._stage("loading the target"):
-            loaded = _load(self.config, "target")
+        loaded = self.empty_target
         if self.config.target.path is None:
             bound = self._bind(loaded)
             made = {n: v for n, v, _ in bound.values(self.read_source)}
@@ -101,7 +111,7 @@ class Session(Verbs):
         LoaderError."""
         with self._stage("reading the mapping"):
             return obtain_mapping(
-                self.config, self.source_specs, self.read_source, self.model_config, lambda: self.target
+                self.config, self.source_specs, self.read_source, self.model_config, lambda: self.empty_target
             )
 
     @property
@@ -116,6 +126,9 @@ class Session(Verbs):
             return self.source.read
         if self.config.source.path is None:
             raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
+        path = self.config.mapping
+        if isinstance(path, Path):
+            return open_named(self.config, "source", TensorMapping.load(path)).read
         return open_checkpoint(self.config.source.path).read
 
     @property
@@ -123,7 +136,8 @@ class Session(Verbs):
         """The source's ``config.json``, else the target's. Mapping variables and the vocabulary come from it."""
         if self.stored is not None:
             return self.stored.config
-        return self.source.config or self.target.config or {}
+        made = self.config.target.path is None  # by the mapping, which may ask for this
+        return self.source.config or (None if made else self.target.config) or {}
 
     @cached_property
     def inputs(self) -> dict[str, Array]:

