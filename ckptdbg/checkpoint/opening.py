@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ckptdbg.checkpoint.base import Checkpoint
+from ckptdbg.checkpoint.context_file import ContextCheckpoint
 from ckptdbg.checkpoint.huggingface import HuggingFaceCheckpoint
 from ckptdbg.checkpoint.npz_file import NpzCheckpoint
 from ckptdbg.checkpoint.safetensors_file import SafetensorsCheckpoint
@@ -18,11 +19,13 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
     ".pt": TorchCheckpoint,
     ".pth": TorchCheckpoint,
     ".bin": TorchCheckpoint,
+    ".json": ContextCheckpoint,
 }
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint of any format: a Hugging Face directory, ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.bin``.
+    """A checkpoint of any format: a Hugging Face directory, ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.bin``, or
+    a context file (``.json``, names and shapes alone).
 
     No tensor data is read. ``CheckpointError`` where the path is missing, its suffix is unknown, or the file is
     damaged or not what its suffix says.
