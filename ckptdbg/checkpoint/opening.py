@@ -24,8 +24,9 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint of any format: a Hugging Face directory, ``.safetensors``, ``.npz``, ``.pt``, ``.pth`` or ``.bin``, or
-    a context file (``.json``, names and shapes alone).
+    """A checkpoint of any format: a Hugging Face directory, ``.safetensors``, ``.npz``, ``.pt``, ``.pth``, ``.bin``.
+
+    A ``.json`` is a context file: names and shapes alone.
 
     No tensor data is read. ``CheckpointError`` where the path is missing, its suffix is unknown, or the file is
     damaged or not what its suffix says.
