@@ -37,6 +37,7 @@ MAPPING_KINDS: dict[str, dict[str, type | tuple[str, ...]]] = {
     "maxtext_plan": {"maxtext_plan": str, "dsl": str, "shapes": str, "direction": DIRECTIONS},
     "transformers": {"transformers": bool, "direction": PLACES},
     "recover": {"recover": bool},
+    "propose": {"propose": bool},
 }
 
 
@@ -157,14 +158,16 @@ def _check_mapping(asked: dict[str, Any], known: dict[str, type | tuple[str, ...
             raise ValueError(f"{key} is {value!r}; expected {wanted}")
 
 
-def load_config(path: str | Path) -> Config:
-    """Read, check and resolve a config file. ``ConfigError`` with file:line for whatever is wrong with it."""
+def load_config(path: str | Path, *, mapping: dict[str, Any] | None = None) -> Config:
+    """Read, check and resolve a config file. ``ConfigError`` with file:line for whatever is wrong with it. ``mapping``
+    stands for a mapping that it does not name."""
     path = Path(path)
     document = parse_yaml(read_text(path, ConfigError), str(path), ConfigError)
     if "file" in document:
         raise _unknown_key(document, ("file",), path)
     try:
-        config = Config.model_validate({**plain(document), "file": path})
+        without = {} if mapping is None else {"mapping": mapping}
+        config = Config.model_validate({**without, **plain(document), "file": path})
     except ValidationError as cause:
         raise _as_config_error(cause, document, path) from cause
     return _resolved(config, document, path)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,7 +17,7 @@ from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config, ModelConfig
 from ckptdbg.errors import CkptdbgError, ConfigError, LoaderError
-from ckptdbg.mapping import BoundMapping, Mapping
+from ckptdbg.mapping import Mapping
 from ckptdbg.mapping.agent_plan import Rules, plan_direction, read_plan, read_shapes
 from ckptdbg.mapping.naming import Which, names_in_memory, speaks_of_others
 from ckptdbg.mapping.ops import Make
@@ -61,6 +61,9 @@ def obtain_mapping(
     if "trace" in asked and "file" in asked:
         function = function_at_hand(config, source, model_config)
         return Mapping.load(asked["file"]).with_functions({str(asked["trace"]): function})
+    if "propose" in asked:
+        hint = "a proposal is read before it is used: `ckptdbg mapping propose CONFIG --run -o FILE` writes one"
+        raise ConfigError("this config names no mapping", where=str(config.file), hint=hint)
     if "recover" not in asked:
         return trace_asked(config, source, read, model_config, target).mapping
     if config.target.path is None:
@@ -112,7 +115,7 @@ def _traced(
     if recorded is not None:
         return trace_programs(recorded, source, model_config, conversion.name, read)
     real = {name: read(name) for name in source}
-    return trace(_run(conversion, source), source, model_config, conversion.name, real)
+    return trace(runnable(conversion, source), source, model_config, conversion.name, real)
 
 
 def function_at_hand(config: Config, source: Dict[str, TensorSpec], model_config: Dict[str, Any]) -> Make:
@@ -123,7 +126,7 @@ def function_at_hand(config: Config, source: Dict[str, TensorSpec], model_config
     def ready() -> Make:
         conversion = _own_conversion(config, model_config)
         recorded = _recorded(conversion, source)
-        return run_for_one(_run(conversion, source), source) if recorded is None else run_recorded(recorded)
+        return run_for_one(runnable(conversion, source), source) if recorded is None else run_recorded(recorded)
 
     return lambda target, sources: ready()(target, sources)
 
@@ -141,7 +144,8 @@ def _own_conversion(config: Config, model_config: Dict[str, Any]) -> Conversion:
     )
 
 
-def _run(conversion: Conversion, source: Dict[str, TensorSpec]) -> Convert:
+def runnable(conversion: Conversion, source: Dict[str, TensorSpec]) -> Convert:
+    """What a conversion does to NumPy arrays, tried on tensors of the source's shapes. Raises LoaderError."""
     return conversion({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
 
 
@@ -191,7 +195,7 @@ def open_named(config: Config, which: Which, mapping: Mapping) -> Tensors:
     if names is None:
         return tensors
     found = find_conversion({"transformers": True, "direction": "to_memory"}, sides)
-    traced = trace(_run(found, tensors.specs), tensors.specs, tensors.config, found.name)
+    traced = trace(runnable(found, tensors.specs), tensors.specs, tensors.config, found.name)
     bound = traced.mapping.bind(tensors.config, tensors.specs, traced.specs)
 
     def read(name: str) -> Any:
@@ -199,51 +203,6 @@ def open_named(config: Config, which: Which, mapping: Mapping) -> Tensors:
         return entry.apply([tensors.read(source) for source in entry.sources])[entry.targets.index(name)]
 
     return replace(tensors, specs={name: traced.specs[name] for name in names}, reader=read)
-
-
-@dataclass(frozen=True)
-class Judgeable:
-    """What a mapping does, to be compared with another."""
-
-    convert: Convert
-    unrun: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    """Targets that it leaves to functions which are not at hand: the function and the sources of each."""
-
-
-def conversion_of(
-    text: str,
-    source: Dict[str, TensorSpec],
-    model_config: Dict[str, Any],
-    target: Dict[str, TensorSpec] | None,
-    other: str = "",
-) -> Judgeable:
-    """What a mapping file or a conversion function (``file.py:function``, ``module:function``) does to source tensors;
-    ``target`` gives the names and shapes that a mapping file is bound to. Where ``other`` is a function, the opaque
-    entries of a file may run it. Raises ConfigError, MappingError, LoaderError."""
-    if _is_function(text):
-        return Judgeable(_function_of(text, source, model_config))
-    if target is None:
-        raise ConfigError("a mapping file needs the names of the target", where=text, hint="add --target CHECKPOINT")
-    mapping = Mapping.load(text)
-    if _is_function(other) and any(op.fields.get("function") == other for e in mapping.entries for op in e.ops):
-        mapping = mapping.with_functions({other: run_for_one(_function_of(other, source, model_config), source)})
-    bound = mapping.bind(model_config, source, target)
-    left = [e for e in bound.entries if e.opaque is not None and e.opaque.make is None]
-    run = BoundMapping(tuple(e for e in bound.entries if e not in left), bound.file)
-    return Judgeable(
-        lambda tensors: {name: value for name, value, _ in run.values(lambda n: tensors[n])},
-        {e.targets[0]: (e.opaque.function, e.sources) for e in left if e.opaque is not None},
-    )
-
-
-def _is_function(text: str) -> bool:
-    return not Path(text).exists() and ":" in text
-
-
-def _function_of(text: str, source: Dict[str, TensorSpec], model_config: Dict[str, Any]) -> Convert:
-    from ckptdbg.models.loaders.conversion import load_conversion
-
-    return _run(load_conversion(text, Path.cwd(), options={}, config=model_config), source)
 
 
 def _example(spec: TensorSpec, ordinal: int) -> Any:

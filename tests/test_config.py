@@ -149,7 +149,7 @@ ERRORS = [
         "maps/llama.yaml",
         "{trac: x}",
         "4: mapping: found {'trac': 'x'}; expected a path or one of {trace: ...}, {torchtitan: ...}, {maxtext: ...}, "
-        "{maxtext_plan: ...}, {transformers: ...}, {recover: ...}",
+        "{maxtext_plan: ...}, {transformers: ...}, {recover: ...}, {propose: ...}",
     ),
     (
         "maps/llama.yaml",

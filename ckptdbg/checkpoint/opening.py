@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ckptdbg.checkpoint.base import Checkpoint
+from ckptdbg.checkpoint.context_file import ContextCheckpoint
 from ckptdbg.checkpoint.dcp_folder import DcpCheckpoint
 from ckptdbg.checkpoint.folders import find_config, find_folder
 from ckptdbg.checkpoint.gguf_file import GgufCheckpoint
@@ -25,12 +26,13 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
     ".bin": TorchCheckpoint,
     ".msgpack": MsgpackCheckpoint,
     ".gguf": GgufCheckpoint,
+    ".json": ContextCheckpoint,
 }
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """A checkpoint of any format: a folder of Hugging Face's, of torch's Distributed Checkpoint or of Orbax, or a file
-    that ends in one of ``FORMATS``.
+    that ends in one of ``FORMATS``. A ``.json`` is a context file: names and shapes alone.
 
     No tensor data is read. ``CheckpointError`` where the path is missing, its suffix is unknown, it is damaged or not
     what its suffix says, or there are several checkpoints in a folder.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ckptdbg.cli import propose
 from ckptdbg.cli.check import check
 from ckptdbg.cli.frame import Config, guarded, progress, say
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
 app.command("check")(check)
+app.command("propose")(propose.propose)
 
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")]
@@ -132,19 +134,18 @@ def diff(
 ) -> int:
     """Say whether two mappings compute the same thing, tensor by tensor, however they are written.
 
-    Exits with 1 where they do not. No weights are read: both are run on probes.
+    Exits with 1 where they do not. No weights are read: both are run on probes, or, where the tensors are large and
+    both are mapping files, compared as patterns of indices.
     """
     from ckptdbg.checkpoint import open_checkpoint
-    from ckptdbg.mapping.judge import MEANING, judge
-    from ckptdbg.obtain import conversion_of
+    from ckptdbg.judging import judged
+    from ckptdbg.mapping.judge import MEANING
 
     opened = open_checkpoint(source)
     made = None if target is None else open_checkpoint(target).specs
     with progress() as step:
-        step("running both on probes")
-        pairs = (first, second), (second, first)
-        one, other = (conversion_of(a, opened.specs, opened.config or {}, made, b) for a, b in pairs)
-        found = judge(one.convert, other.convert, opened.specs, one.unrun, other.unrun)
+        step("comparing what both make")
+        found = judged((first, second), opened.specs, opened.config or {}, made)
     for item in found.differing:
         say(f"{item.same:8} {item.target}: {MEANING[item.same]}{f' ({item.detail})' if item.detail else ''}")
     score = ", ".join(f"{share:.1%} {what} right" for what, share in found.score.items())

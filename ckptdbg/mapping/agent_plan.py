@@ -19,7 +19,7 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.documents import dump_yaml, lists_in_line, parse_yaml, plain, read_text
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping as TensorMapping
-from ckptdbg.mapping.templates import BRACES, NUMBER
+from ckptdbg.mapping.templates import numbered
 
 Direction = Literal["from_hf", "to_hf"]
 Specs = Mapping[str, TensorSpec]
@@ -149,8 +149,7 @@ def _decoded(file: Path) -> list[Any]:
 
 def _shape(name: str, specs: Specs) -> Shape | None:
     """Of the tensors that a name with placeholders stands for; None where there are none."""
-    pattern = re.compile(NUMBER.join(map(re.escape, BRACES.sub("\0", name).split("\0"))))
-    shapes = {spec.shape for own, spec in specs.items() if pattern.fullmatch(own)}
+    shapes = {spec.shape for own, spec in specs.items() if numbered(name).fullmatch(own)}
     if len(shapes) > 1:
         found = ", ".join(map(str, sorted(shapes)))
         hint = "list them in the plan one by one"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Literal
 
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping
-from ckptdbg.mapping.templates import BRACES, NUMBER, Template
+from ckptdbg.mapping.templates import Template, numbered
 
 Which = Literal["source", "target"]
 
@@ -48,5 +47,5 @@ def _templates(mapping: Mapping, side: Which) -> Iterator[Template]:
 
 def _fitting(template: Template, names: Collection[str]) -> list[str]:
     """Whatever the placeholders stand for, they stand for numbers."""
-    pattern = re.compile(NUMBER.join(map(re.escape, BRACES.sub("\0", template.text).split("\0"))))
+    pattern = numbered(template.text)
     return [name for name in names if pattern.fullmatch(name)]

@@ -31,6 +31,11 @@ def pieces(text: str) -> list[str]:
     return found
 
 
+def numbered(text: str) -> re.Pattern[str]:
+    """The names that a template can stand for: whatever its placeholders are, they are numbers."""
+    return re.compile(NUMBER.join(map(re.escape, pieces(text)[::2])))
+
+
 def literal(name: str) -> str:
     """A tensor's name as a template that stands for it alone."""
     return name.replace("{", "{{").replace("}", "}}")
