@@ -33,7 +33,8 @@ def parse_yaml(text: str, file: str, error: type[CkptdbgError]) -> CommentedMap:
     except MarkedYAMLError as cause:
         mark = cause.problem_mark or cause.context_mark
         where = f"{file}:{mark.line + 1}" if mark else file
-        braces = mark and re.search(r"\[.*[^\s,\[]\{", text.splitlines()[mark.line])
+        line = "".join(text.splitlines()[mark.line : mark.line + 1]) if mark else ""  # it may be behind the last one
+        braces = re.search(r"\[.*[^\s,\[]\{", line)
         hint = "in a list in brackets, text with braces needs quotes" if braces else None
         raise error(f"not valid YAML: {cause.problem or cause.context}", where=where, hint=hint) from cause
     except YAMLError as cause:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -93,6 +93,10 @@ class Expansion:
 
     def instances(self) -> list[BoundEntry]:
         """In numeric order of the placeholders; ``MappingError`` where the entry matches nothing."""
+        return [make() for make in self.each()]
+
+    def each(self) -> list[Callable[[], BoundEntry]]:
+        """Makes one instance each, so that an error in one does not hide the others; ``MappingError`` as above."""
         self._check_names()
         sides = {stack.over: self._side(stack.over, stack.where) for stack in self.entry.stacks}
         groups: dict[tuple[Number, ...], list[Values]] = {}
@@ -101,7 +105,9 @@ class Expansion:
             groups.setdefault(tuple(values[name] for name in kept), []).append(values)
         if self.as_made:  # what only the target has more of is for the caller to count
             groups = {key: group for key, group in groups.items() if self._has_sources(group)} or groups
-        return [self._instance(dict(zip(kept, key, strict=True)), group, sides) for key, group in groups.items()]
+        return [
+            partial(self._instance, dict(zip(kept, key, strict=True)), group, sides) for key, group in groups.items()
+        ]
 
     @cached_property
     def placeholders(self) -> list[str]:

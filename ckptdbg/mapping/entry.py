@@ -75,9 +75,11 @@ class BoundEntry:
 
     def known(self) -> tuple[Array, ...]:
         """One bool array per target: False where an element comes from no source (padded with 0)."""
-        ones = [np.ones(spec.shape, np.int8) for spec in self.source_specs]
-        places = [op.apply for op in self.ops if not op.elementwise]
-        return tuple(array != 0 for array in self._run(ones, places))
+        return tuple(array != 0 for array in self.moved([np.ones(spec.shape, np.int8) for spec in self.source_specs]))
+
+    def moved(self, arrays: Sequence[Array]) -> tuple[Array, ...]:
+        """The arrays, of any dtype, after the ops that move elements; those that change values are left out."""
+        return tuple(self._run(list(arrays), [op.apply for op in self.ops if not op.elementwise]))
 
     def steps(self) -> Trace:
         """Each step as text, stacking included, with the shapes after it; ``MappingError`` where one does not fit."""
@@ -129,7 +131,7 @@ class BoundEntry:
     def reversed(self) -> BoundEntry:
         """The same entry from targets to sources; ``MappingError`` where an op has no inverse."""
         ops: list[Op] = []
-        for op, shapes in reversed(self._before_each()):
+        for op, shapes in reversed(self.before_each()):
             try:
                 ops += (dataclasses.replace(undo, where=op.where) for undo in op.inverse(shapes))
             except OpError as cause:
@@ -150,7 +152,7 @@ class BoundEntry:
 
     def dropped(self) -> list[str]:
         """What this direction or its reverse loses, one line per op."""
-        return [f"{op}: {text}" for op, shapes in self._before_each() if (text := op.dropped(shapes))]
+        return [f"{op}: {text}" for op, shapes in self.before_each() if (text := op.dropped(shapes))]
 
     def _run(self, arrays: list[Array], steps: Sequence[Step]) -> list[Array]:
         """Part what the source stacks, do the steps for every index, stack what the target wants stacked."""
@@ -185,7 +187,8 @@ class BoundEntry:
                 raise MappingError(problem, where=self.where, found=spec.shape, expected=expected)
         return [spec.shape for spec in self.source_specs[:count]]
 
-    def _before_each(self) -> list[tuple[Op, list[Shape]]]:
+    def before_each(self) -> list[tuple[Op, list[Shape]]]:
+        """Each op with the shapes of the arrays that it is given, for one index of the stacked axes."""
         lane = [unstack_shape(shape, self._sided("source")) for shape in self._lane_shapes()]
         pairs = []
         for op in self.ops:
