@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +57,7 @@ def read_header(path: Path) -> dict[str, Place]:
         begin = LENGTH + length
         text = file.read(length) if size >= begin else None
     try:
-        header = json.loads(text) if text else None
+        header = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path)) if text else None
     except (ValueError, RecursionError):  # JSON and UTF-8 errors alike; brackets without end
         header = None
     if not isinstance(header, dict):
@@ -71,6 +72,16 @@ def read_header(path: Path) -> dict[str, Place]:
             problem, where=str(path), found=f"{size} bytes", expected=f"{end} by its header", hint="copy it again"
         )
     return places
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """A JSON object; which of two tensors of one name is meant nobody can say."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        hint = "write the file again: names must differ"
+        raise CheckpointError(f"{twice} stands twice in its header", where=str(path), hint=hint)
+    return found
 
 
 def _place(name: str, item: Any, begin: int, path: Path) -> Place:

@@ -10,6 +10,7 @@ from typing import Any
 from ckptdbg.mapping import BoundEntry
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.ops import Op
+from ckptdbg.mapping.templates import literal
 
 ROTARY, HEADS, FUSED, TRANSPOSED = "rotary order", "head order", "fused order", "transposition"
 SCALE, SHIFT, SUPERFLUOUS = "scale", "shift", "a superfluous op"
@@ -77,7 +78,7 @@ class Edit:
             old = mapping.source(self.entry)
             return mapping.with_source(self.entry, [old[i] for i in self.order])
         if self.source is not None:
-            return mapping.with_source(self.entry, self.source).without_ignored(self.source)
+            return mapping.with_source(self.entry, literal(self.source)).without_ignored(self.source)
         if self.template is not None:
             return mapping.with_source(self.entry, self.template)
         if self.lanes is not None:

@@ -16,7 +16,7 @@ from ckptdbg.mapping.expressions import Number, Scope, near, whole
 from ckptdbg.mapping.ops.values import Cast
 from ckptdbg.mapping.parse import Entry
 from ckptdbg.mapping.stacking import StackAxis
-from ckptdbg.mapping.templates import BRACES, Template
+from ckptdbg.mapping.templates import Template, pieces
 
 Values = dict[str, Number]
 LISTED = 5  # unmapped tensors named in an error; the rest is counted
@@ -149,7 +149,7 @@ class Expansion:
         if not found:
             template = self.entry.sources[0] if self._open(self.entry.sources) else self.entry.targets[0]
             tensors = self.source if template is self.entry.sources[0] else self.target
-            hint = near(BRACES.sub("0", template.text), tensors.specs) or tensors.count
+            hint = near("0".join(pieces(template.text)[::2]), tensors.specs) or tensors.count
             problem = f"entry {self.entry.name} matches nothing: no {tensors.side} tensor is named {template.text}"
             raise MappingError(problem, where=template.where, hint=hint)
         return found

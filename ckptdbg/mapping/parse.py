@@ -12,7 +12,7 @@ from ckptdbg.documents import line_of, plain
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.expressions import Expression, Number, Scope, near, whole
 from ckptdbg.mapping.ops import REGISTRY, Of, Op, OpError, one_line
-from ckptdbg.mapping.templates import BRACES, Template
+from ckptdbg.mapping.templates import Template, pieces
 
 ENTRY_KEYS = ("name", "source", "target", "ops", "for", "stack")
 
@@ -127,7 +127,7 @@ def parse_entry(node: Any, file: str, line: int) -> Entry:
 
 def derived_name(target: str) -> str:
     """A name for an entry from its target: ``decoder/layers_{layer}/mlp/wi`` is ``decoder.layers.mlp.wi``."""
-    parts = (part.strip("_") for part in re.split(r"[./]", BRACES.sub("", target)))
+    parts = (part.strip("_") for part in re.split(r"[./]", "".join(pieces(target)[::2])))
     return ".".join(part for part in parts if part) or target
 
 

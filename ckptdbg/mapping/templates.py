@@ -1,4 +1,7 @@
-"""Tensor names with placeholders: ``model.layers.{layer}.mlp.weight``, ``model.layers.{6*block + inner}.weight``."""
+"""Tensor names with placeholders: ``model.layers.{layer}.mlp.weight``, ``model.layers.{6*block + inner}.weight``.
+
+A brace that is part of a name is written twice: ``a{{0}}`` is the tensor ``a{0}``.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,27 @@ from functools import cached_property
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.expressions import Expression, Number, Scope, UnknownName, whole
 
-BRACES = re.compile(r"\{([^{}]*)\}")
+_PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 NUMBER = r"(?:0|[1-9][0-9]*)"  # "03" is a name, not a number: it would come back as "3"
+
+
+def pieces(text: str) -> list[str]:
+    """Literal text, and what the placeholders hold, alternating, literal first."""
+    found, end = [""], 0
+    for piece in _PIECE.finditer(text):
+        found[-1] += text[end : piece.start()]
+        if piece[1] is None:
+            found[-1] += piece[0][0]
+        else:
+            found += [piece[1], ""]
+        end = piece.end()
+    found[-1] += text[end:]
+    return found
+
+
+def literal(name: str) -> str:
+    """A tensor's name as a template that stands for it alone."""
+    return name.replace("{", "{{").replace("}", "}}")
 
 
 @dataclass(frozen=True)
@@ -22,19 +44,18 @@ class Template:
     where: str
 
     def __post_init__(self) -> None:
-        if not self.text or "{" in BRACES.sub("", self.text) or "}" in BRACES.sub("", self.text):
+        if not self.text or re.search(r"[{}]", _PIECE.sub("", self.text)):
             raise MappingError(
                 f"not a tensor name: {self.text!r}",
                 where=self.where,
-                expected="a name with placeholders such as {layer}",
+                expected="a name with placeholders such as {layer}; a brace of the name itself is written twice",
             )
         _ = self.parts
 
     @cached_property
     def parts(self) -> tuple[str | Expression, ...]:
         """Literal text and expressions, alternating, literal first."""
-        pieces = BRACES.split(self.text)
-        return tuple(Expression(p, self.where) if i % 2 else p for i, p in enumerate(pieces))
+        return tuple(Expression(p, self.where) if i % 2 else p for i, p in enumerate(pieces(self.text)))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -207,6 +207,13 @@ def test_an_index_that_leads_elsewhere(file, tmp_path):
     fails(tmp_path / "model", f"said to be in something that is no file of this directory; found {file!r}")
 
 
+def test_a_name_that_stands_twice_in_a_header(tmp_path):
+    items = (f'"w":{{"dtype":"F32","shape":[1],"data_offsets":[{at},{at + 4}]}}' for at in (0, 4))
+    header = f"{{{','.join(items)}}}".encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    fails(tmp_path / "x.safetensors", "w stands twice in its header; write the file again: names must differ")
+
+
 def test_brackets_without_end(tmp_path):
     header = b'{"a":' + b"[" * 100_000
     (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)

@@ -7,6 +7,7 @@ import pytest
 from ckptdbg.checkpoint import TensorSpec, spec_of
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping
+from ckptdbg.mapping.tracing import trace
 
 CONFIG = {"heads": 3, "layers": 2}
 
@@ -439,3 +440,44 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_names_of_entries_differ():
     entries = ["source: a\ntarget: x/{i}/kernel", "source: a\ntarget: x/kernel", "name: n\nsource: a\ntarget: c"]
     assert [entry.name for entry in mapping(entries).entries] == ["x.kernel", "x.kernel#2", "n"]
+
+
+BRACED = {"m{0}.{1}/w": (3, 4), "m{0}.{2}/w": (3, 4), "{a}": (5,)}
+
+
+def test_a_brace_of_a_name_is_written_twice():
+    target = {
+        "t{1}": TensorSpec((4, 3), "float32"),
+        "t{2}": TensorSpec((4, 3), "float32"),
+        "b": TensorSpec((5,), "float32"),
+    }
+    entries = [
+        "source: 'm{{0}}.{{{layer}}}/w'\ntarget: 't{{{layer}}}'\nops: [transpose]",
+        "source: '{{a}}'\ntarget: b",
+    ]
+    bound = bind(entries, specs(**BRACED), target)
+    assert {t: e.sources for t, e in bound.entry_of_target.items()} == {
+        "t{1}": ("m{0}.{1}/w",),
+        "t{2}": ("m{0}.{2}/w",),
+        "b": ("{a}",),
+    }
+    assert [entry.layer for entry in bound.entries] == ["1", "2", None]
+
+
+def test_a_single_brace_is_no_name():
+    for text in ("a{b", "a}b", "{{a}", "{a}}"):
+        with pytest.raises(MappingError, match=r"not a tensor name.*a brace of the name itself is written twice"):
+            bind([f"source: '{text}'\ntarget: b"], specs(a=(1,)), specs(b=(1,)))
+
+
+def test_names_with_braces_are_traced_and_come_back():
+    source = {name: np.random.default_rng(len(name)).standard_normal(shape) for name, shape in BRACED.items()}
+
+    def convert(tensors):
+        return {f"t{{{i}}}": tensors[f"m{{0}}.{{{i}}}/w"].T for i in (1, 2)} | {"b": tensors["{a}"]}
+
+    traced = trace(convert, {name: spec_of(array) for name, array in source.items()})
+    assert traced.untraced == ()
+    bound = traced.mapping.bind({}, {n: spec_of(a) for n, a in source.items()}, traced.specs)
+    made = {name: array for name, array, _ in bound.values(source.__getitem__)}
+    assert {n: a.tolist() for n, a in made.items()} == {n: a.tolist() for n, a in convert(source).items()}

@@ -18,7 +18,7 @@ from ckptdbg.mapping.entry import BoundEntry
 from ckptdbg.mapping.expressions import Scope
 from ckptdbg.mapping.file import Mapping as MappingFile
 from ckptdbg.mapping.parse import Entry
-from ckptdbg.mapping.templates import BRACES
+from ckptdbg.mapping.templates import pieces
 
 NUMBER = re.compile(r"\d+")
 LISTED = 3  # instances named in a remark; the rest is counted
@@ -57,7 +57,7 @@ class Subject:
         broken = {remark.entry for remark in self.errors}
         entries = [entry for entry in self.mapping.entries if entry.name in broken]
         templates = [t for entry in entries for t in (entry.sources if side == "source" else entry.targets)]
-        patterns = [re.compile(r"\d+".join(map(re.escape, BRACES.split(t.text)[::2]))) for t in templates]
+        patterns = [re.compile(r"\d+".join(map(re.escape, pieces(t.text)[::2]))) for t in templates]
         return lambda name: any(pattern.fullmatch(name) for pattern in patterns)
 
     @cached_property

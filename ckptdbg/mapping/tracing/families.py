@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ckptdbg.mapping.templates import literal
+
 NUMBER = re.compile(r"(?<![A-Za-z\d])(?:0|[1-9]\d*)(?![A-Za-z\d])")
 Entry = dict[str, Any]
 
@@ -160,7 +162,7 @@ def numbers_in(name: str) -> list[int]:
 
 def _filled(name: str, texts: dict[int, str]) -> str:
     counter = itertools.count()
-    return NUMBER.sub(lambda found: texts.get(next(counter), found.group()), name)
+    return NUMBER.sub(lambda found: texts.get(next(counter), found.group()), literal(name))
 
 
 def _placeholder_names(m: Made, varying: list[int]) -> list[str]:
