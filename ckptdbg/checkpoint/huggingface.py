@@ -47,6 +47,9 @@ class HuggingFaceCheckpoint(Checkpoint):
     def _read(self, name: str) -> Array:
         return self._shard_of[name].read(name)
 
+    def read_apart(self, name: str) -> Array:
+        return self._shard_of[name].read_apart(name) if name in self._shard_of else self.read(name)
+
 
 def _shards(path: Path) -> dict[Path, list[str] | None]:
     """The files and which of their tensors count (None: all)."""

@@ -75,7 +75,7 @@ def recover(
 
     a, b = open_checkpoint(source), open_checkpoint(target)
     with progress() as step:
-        found = explain(a.specs, a.read, b.specs, b.read, a.config or {}, step)
+        found = explain(a.specs, a.read_apart, b.specs, b.read_apart, a.config or {}, step)
     _give(found.mapping.text, out)
     for left in found.unexplained:
         where = "" if left.at is None else f" (the first at {list(left.at)})"

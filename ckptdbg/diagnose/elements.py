@@ -62,6 +62,30 @@ def deviation(expected: Array, actual: Array, dtype: str) -> Deviation:
     return Deviation(wrong, expected.size, equal, worst, float(actual[worst]), float(expected[worst]))
 
 
+def rounding(expected: Array, actual: Array) -> Deviation:
+    """The same for a tensor that is known to differ by nothing but rounding."""
+    begin, worst, most = 0, 0, 0.0
+    for due, found in slabs(expected, actual):
+        with np.errstate(invalid="ignore"):
+            off = np.nan_to_num(np.abs(found - due), nan=0.0, posinf=np.inf)
+        if off.size and (far := float(off.max())) > most:
+            worst, most = begin + int(np.argmax(off)), far
+        begin += off.size
+    at = tuple(int(i) for i in np.unravel_index(worst, expected.shape)) if expected.size else ()
+    first, other = (float(actual[at]), float(expected[at])) if expected.size else (0.0, 0.0)
+    return Deviation(0, expected.size, most == 0, at, first, other)
+
+
+def same_bits(expected: Array, actual: Array) -> bool:
+    """Whether two tensors are the same in shape, dtype and every bit."""
+    if expected.shape != actual.shape or expected.dtype != actual.dtype:
+        return False
+    bits = f"u{expected.dtype.itemsize}" if expected.dtype.itemsize <= 8 else expected.dtype
+    return all(
+        bool((due == found).all()) for due, found in slabs(expected.view(bits), actual.view(bits), as_they_are=True)
+    )
+
+
 def wrong_elements(expected: Array, actual: Array, dtype: str) -> Array:
     """Boolean mask of the elements that rounding to ``dtype`` does not explain."""
     spread = _spread(expected)
@@ -112,9 +136,10 @@ def _spread(expected: Array) -> float:
     return float(np.sqrt(total / expected.size)) if expected.size else 0.0
 
 
-def slabs(expected: Array, actual: Array) -> Iterator[tuple[Array, Array]]:
-    """Both tensors in float64, some rows at a time."""
+def slabs(expected: Array, actual: Array, as_they_are: bool = False) -> Iterator[tuple[Array, Array]]:
+    """Both tensors in float64, or in their own dtypes, some rows at a time."""
     expected, actual = np.atleast_1d(expected), np.atleast_1d(actual)
     rows = max(1, _SLAB * len(expected) // max(expected.size, 1))
     for start in range(0, len(expected), rows):
-        yield expected[start : start + rows], actual[start : start + rows].astype(np.float64)
+        pair = expected[start : start + rows], actual[start : start + rows]
+        yield pair if as_they_are else (pair[0].astype(np.float64, copy=False), pair[1].astype(np.float64))

@@ -1,9 +1,10 @@
-"""Whose values a wrong tensor holds. Tensors pass by one at a time; of each a few sums stay, which no permutation
-changes, and only those whose sums fit are made again and looked at."""
+"""Whose values a wrong tensor holds. Of every tensor that could be the one a few sums are taken, which no permutation
+changes, and only those whose sums fit are looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -56,26 +57,26 @@ def pieces(tensor: str, entry: BoundEntry | None, shape: Sequence[int]) -> Itera
 
 
 class Fingerprints:
-    """Sums of every piece that passed by."""
+    """Sums of pieces of the tensors that are due, taken when a piece of their size is looked for.
 
-    def __init__(self) -> None:
+    Args:
+        due: makes a tensor by name.
+        entry: the entry that makes it.
+        dtype: what it is stored in.
+    """
+
+    def __init__(
+        self, due: Mapping[str, Array], entry: Callable[[str], BoundEntry | None], dtype: Callable[[str], str]
+    ) -> None:
+        self._due, self._entry, self._dtype = due, entry, dtype
         self._sums: dict[int, list[tuple[Piece, tuple[float, float]]]] = {}
 
-    def note(self, tensor: str, values: Array, entry: BoundEntry | None, dtype: str) -> None:
-        """Remember a tensor as it would be stored."""
-        for piece in pieces(tensor, entry, values.shape):
-            part = piece.of(values)
-            self._sums.setdefault(part.size, []).append((piece, _sums(part, dtype)))
-
-    def owner(self, piece: Piece, actual: Array, due: Mapping[str, Array], dtype: str) -> tuple[Piece, str] | None:
-        """Another piece whose due values these are, and ``""`` or ``" in another order"``; the same shape first.
-
-        ``due`` makes a tensor again; only those that may fit are asked for.
-        """
+    def owner(self, piece: Piece, actual: Array, dtype: str) -> tuple[Piece, str] | None:
+        """Another piece whose due values these are, and ``""`` or ``" in another order"``; the same shape first."""
         if not np.isfinite(actual).all():
             return None
         near = self._near(piece, actual, dtype)
-        parts = ((other, other.of(due[other.tensor])) for other in near)
+        parts = ((other, other.of(self._due[other.tensor])) for other in near)
         permuted: Piece | None = None
         for other, part in parts:
             if agrees(part, actual, dtype):
@@ -89,9 +90,30 @@ class Fingerprints:
         limit = 8 * (roundoff(dtype) / np.sqrt(max(actual.size, 1)) + 1e-12)
         return [
             other
-            for other, sums in self._sums.get(actual.size, [])
+            for other, sums in self._of_size(actual.size)
             if other.tensor != piece.tensor and all(abs(a - b) <= limit * b for a, b in zip(mine, sums, strict=True))
         ]
+
+    def _of_size(self, size: int) -> list[tuple[Piece, tuple[float, float]]]:
+        if size not in self._sums:
+            self._sums[size] = list(self._summed(size))
+        return self._sums[size]
+
+    def _summed(self, size: int) -> Iterator[tuple[Piece, tuple[float, float]]]:
+        for tensor in self._due:
+            shape = self._shape(tensor)
+            wanted = [p for p in pieces(tensor, self._entry(tensor), shape) if _size_of(p, shape) == size]
+            values = self._due[tensor] if wanted else None
+            yield from ((piece, _sums(piece.of(values), self._dtype(tensor))) for piece in wanted if values is not None)
+
+    def _shape(self, tensor: str) -> Sequence[int]:
+        """Known without making it, but for one that no entry makes."""
+        entry = self._entry(tensor)
+        return self._due[tensor].shape if entry is None else entry.target_specs[entry.targets.index(tensor)].shape
+
+
+def _size_of(piece: Piece, shape: Sequence[int]) -> int:
+    return math.prod(size for axis, size in enumerate(shape) if axis not in dict(piece.lane))
 
 
 def _sums(values: Array, dtype: str | None) -> tuple[float, float]:

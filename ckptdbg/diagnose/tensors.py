@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.diagnose.elements import Deviation, deviation, roundoff, wrong_elements
+from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.diagnose.elements import Deviation, deviation, rounding, roundoff, same_bits, wrong_elements
 from ckptdbg.diagnose.fingerprints import Fingerprints, Piece, lane_text, pieces
 from ckptdbg.diagnose.resemblance import confined, how, is_many
 from ckptdbg.mapping import BoundEntry, BoundMapping
@@ -54,6 +55,8 @@ class Due:
     """Of each, the dtype that the target has it in."""
     sizes: Mapping[str, int]
     """Numbers that a factor may come from, by name."""
+    written: Mapping[str, Array] | None = None
+    """As a conversion would write them: what is so to the last bit needs no closer look."""
 
     def entry(self, tensor: str) -> BoundEntry | None:
         """The entry that makes it."""
@@ -65,30 +68,41 @@ class Due:
         said = [op.dtype for op in entry.ops if isinstance(op, Cast)] if entry is not None else []
         return max((self.stored[tensor], *said), key=roundoff)
 
+    def exact(self, tensor: str) -> bool:
+        """Whether nothing is rounded on the way: it is only moved, into a dtype that holds all its values."""
+        entry, stored = self.entry(tensor), as_dtype(self.stored[tensor])
+        if entry is None or any(op.elementwise for op in entry.ops):
+            return False
+        given = [as_dtype(spec.dtype) for spec in entry.source_specs]
+        return all(kind == stored or (kind.kind not in "iu" and np.can_cast(kind, stored)) for kind in given)
+
 
 def compare_tensors(due: Due, read: Callable[[str], Array]) -> list[TensorDifference]:
     """Differences between what is due and what ``read`` gives."""
-    prints, wrong = Fingerprints(), []
-    for name, found in walk_tensors(due, read, prints):
-        if found.wrong:
-            wrong.append(name)
-    return explain(due, read, prints, wrong)
+    return explain(due, read, [name for name, found in walk_tensors(due, read) if found.wrong])
 
 
 def walk_tensors(
-    due: Due, read: Callable[[str], Array], prints: Fingerprints, names: Iterable[str] | None = None
+    due: Due, read: Callable[[str], Array], names: Iterable[str] | None = None
 ) -> Iterator[tuple[str, Deviation]]:
-    """Each target tensor against what is due, its sums left in ``prints`` for ``explain``."""
+    """Each target tensor against what is due."""
     for name in due.made if names is None else names:
-        expected = np.asarray(due.made[name])
-        prints.note(name, expected, due.entry(name), due.dtype(name))
-        yield name, deviation(expected, np.asarray(read(name)), due.dtype(name))
+        actual = np.asarray(read(name))
+        yield name, _as_written(due, name, actual) or deviation(np.asarray(due.made[name]), actual, due.dtype(name))
 
 
-def explain(
-    due: Due, read: Callable[[str], Array], prints: Fingerprints, wrong: Sequence[str]
-) -> list[TensorDifference]:
-    """What the wrong tensors are instead, in their order. All tensors must have passed by ``prints``."""
+def _as_written(due: Due, name: str, actual: Array) -> Deviation | None:
+    """The deviation of a tensor that is to the last bit what a conversion would write; None for any other."""
+    if due.written is None or not same_bits(np.asarray(due.written[name]), actual):
+        return None
+    if due.exact(name):
+        return Deviation(0, actual.size, True, (), 0.0, 0.0)
+    return rounding(np.asarray(due.made[name]), actual)
+
+
+def explain(due: Due, read: Callable[[str], Array], wrong: Sequence[str]) -> list[TensorDifference]:
+    """What the wrong tensors are instead, in their order."""
+    prints = Fingerprints(due.made, due.entry, due.dtype)
     with np.errstate(all="ignore"):  # NaN and infinite values show in the phrases
         found = [_explained(due, prints, name, np.asarray(read(name)).astype(np.float64)) for name in wrong]
     owners = {d.piece: d.owner for d in found}
@@ -135,7 +149,7 @@ def _told(
     stacked = {axis for piece in pieces(name, entry, expected.shape) for axis, _ in piece.lane}
     own = Piece(name, tuple(item for item in lane if item[0] in stacked))
     if is_many(wrong):
-        other = prints.owner(own, own.of(actual), due.made, dtype)
+        other = prints.owner(own, own.of(actual), dtype)
         if other is not None:
             at = f" (in [{lane_text(own.lane)}] alone)" if own.lane else ""
             return f"it holds what {other[0]} should{other[1]}{at}", own, None if other[1] else str(other[0])

@@ -56,7 +56,8 @@ class BoundEntry:
     def apply(self, arrays: Sequence[Array], *, cast: bool = True) -> tuple[Array, ...]:
         """One array per target from one array per source, in their dtypes.
 
-        Computed in float32, in float64 if an array is float64 or of integers, then rounded once to the target's dtype.
+        Computed in float32, in float64 if an array is float64 or of integers, then rounded once to the target's dtype;
+        what is only moved, and stored as it was, is not computed with at all.
         ``cast=False`` leaves the result as computed and skips ``cast`` ops; the factor of a ``scale`` with a dtype
         keeps its value. ``MappingError`` where an array has not the source's shape.
         """
@@ -64,6 +65,8 @@ class BoundEntry:
             if tuple(array.shape) != spec.shape:
                 problem = f"entry {self.name}: {name} has another shape than when bound"
                 raise MappingError(problem, where=self.where, found=array.shape, expected=spec.shape)
+        if cast and self._only_moves(arrays):
+            return self.moved(arrays)
         dtype = compute_dtype(arrays)
         steps: list[Step] = [lambda lane, op=op: op.apply(lane, rounding=cast) for op in self.ops]
         with np.errstate(all="ignore"):  # overflow to inf shows in the numbers; NumPy's warning would not say where
@@ -72,6 +75,10 @@ class BoundEntry:
                 pairs = zip(results, self.target_specs, strict=True)
                 results = [result.astype(as_dtype(spec.dtype), copy=False) for result, spec in pairs]
         return tuple(results)
+
+    def _only_moves(self, arrays: Sequence[Array]) -> bool:
+        kinds = {array.dtype for array in arrays} | {as_dtype(spec.dtype) for spec in self.target_specs}
+        return len(kinds) == 1 and not any(op.elementwise for op in self.ops)
 
     def known(self) -> tuple[Array, ...]:
         """One bool array per target: False where an element comes from no source (padded with 0)."""

@@ -12,13 +12,14 @@ from ckptdbg.mapping.ops import Array
 
 
 class Made(Mapping[str, Array]):
-    """Target tensors by name, in float64 and not rounded to any stored dtype, each made when it is asked for.
+    """Target tensors by name, in float64 and not rounded to any stored dtype, each made when it is asked for; with
+    ``stored`` as a conversion would write them.
 
     Only what the last entry made is kept: going through them in order makes each once, with one in memory at a time.
     """
 
-    def __init__(self, mapping: BoundMapping, read: Callable[[str], Array]) -> None:
-        self._mapping, self._read = mapping, read
+    def __init__(self, mapping: BoundMapping, read: Callable[[str], Array], stored: bool = False) -> None:
+        self._mapping, self._read, self._stored = mapping, read, stored
         self._entry: BoundEntry | None = None
         self._last: dict[str, Array] = {}
 
@@ -26,8 +27,10 @@ class Made(Mapping[str, Array]):
         entry = self._mapping.entry_of_target[name]
         if entry is not self._entry:
             self._entry, self._last = None, {}  # freed before the next is made
-            arrays = [self._read(source).astype(np.float64) for source in entry.sources]
-            self._last = dict(zip(entry.targets, entry.apply(arrays, cast=False), strict=True))
+            arrays = [self._read(source) for source in entry.sources]
+            if not self._stored:
+                arrays = [array.astype(np.float64) for array in arrays]
+            self._last = dict(zip(entry.targets, entry.apply(arrays, cast=self._stored), strict=True))
             self._entry = entry
         return self._last[name]
 

@@ -50,4 +50,4 @@ def open_side(side: ModelConfig, name: str, file: Path) -> Tensors:
 
 def as_tensors(checkpoint: Checkpoint) -> Tensors:
     """A checkpoint's tensors."""
-    return Tensors(checkpoint.specs, checkpoint.read, checkpoint.config, str(checkpoint.path))
+    return Tensors(checkpoint.specs, checkpoint.read_apart, checkpoint.config, str(checkpoint.path))

@@ -9,7 +9,6 @@ from fnmatch import fnmatchcase
 
 from ckptdbg.checkpoint import TensorSpec
 from ckptdbg.diagnose.elements import Deviation
-from ckptdbg.diagnose.fingerprints import Fingerprints
 from ckptdbg.diagnose.tensors import Due, TensorDifference, explain, status_of, walk_tensors
 from ckptdbg.mapping import BoundEntry, BoundMapping, Mapping
 from ckptdbg.mapping.made import Made
@@ -25,16 +24,17 @@ def verify(mapping: Mapping, source: Tensors, target: Tensors, progress: Progres
     and what its ops work on. Raises MappingError where the mapping does not fit the source."""
     config = source.config or target.config or {}
     bound = mapping.bind_as_made(config, source.specs, target.specs)
-    due = Due(bound, Made(bound, source.read), _stored(bound, target), mapping.sizes(config))
-    reports, wrong, prints = {}, [], Fingerprints()
+    made, written = (Made(bound, source.read, stored) for stored in (False, True))
+    due = Due(bound, made, _stored(bound, target), mapping.sizes(config), written)
+    reports, wrong = {}, []
     present = [name for name in due.made if name in target.specs]
     alike = [name for name in present if target.specs[name].shape == _made(bound, name).shape]
-    for name, found in walk_tensors(due, target.read, prints, alike):
+    for name, found in walk_tensors(due, target.read, alike):
         progress(f"{len(reports) + 1} of {len(present)}: {name}")
         wrong += [name] if found.wrong else []
         reports[name] = _report(bound.entry_of_target[name], target.specs[name], name, found)
     progress(f"looking at {len(wrong)} tensors that differ")
-    for difference in explain(due, target.read, prints, wrong):
+    for difference in explain(due, target.read, wrong):
         reports[difference.tensor] = _with(reports[difference.tensor], difference)
     reports |= {name: _misshapen(bound, target, name) for name in present if name not in reports}
     return Verification(

@@ -54,6 +54,7 @@ def test_what_is_read_is_what_was_written(layout, dtype, tmp_path):
     for name, array in tensors.items():
         assert same_bytes(checkpoint.read(name), array)
         assert checkpoint.read(name).flags.aligned
+        assert same_bytes(checkpoint.read_apart(name), array)
     assert checkpoint.config == ({"hidden_size": 7} if layout in ("single", "sharded") else None)
 
 
