@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.checkpoint.dtypes import as_dtype
-from ckptdbg.mapping.recovery.fibres import Lines, hashed, lines_of
+from ckptdbg.mapping.recovery.fibres import hashed, lines_of
 from ckptdbg.mapping.recovery.matching import Map, match, match_elements
+from ckptdbg.mapping.recovery.sources import Moments, Originals, Rounded, moments_of
 from ckptdbg.mapping.tracing.numerics import candidates
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The source tensors as one dtype rounds them."""
-
-    values: tuple[Array, ...]
-    hashes: tuple[Array, ...]
-    lines: Lines
-    totals: dict[int, list[int]]
-    """Sum of all hashes to the tensors that have it."""
 
 
 @dataclass(frozen=True)
@@ -41,58 +30,43 @@ class Found:
     ambiguous: bool = False
 
 
-def rounded_to(raw: list[Array], dtype: str) -> Sources:
-    target = as_dtype(dtype)
-    lower = target.itemsize < 4 and target.kind not in "iub"
-    with np.errstate(over="ignore"):  # what the lower dtype cannot hold is infinite there
-        values = tuple(a.astype(target) if lower and a.dtype.itemsize > target.itemsize else a for a in raw)
-    hashes = tuple(map(hashed, values))
-    return Sources(values, hashes, lines_of(hashes), _totals(hashes))
-
-
-def _totals(hashes: Iterable[Array]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for i, array in enumerate(hashes):
-        found.setdefault(int(array.sum(dtype=np.uint64)), []).append(i)
-    return found
-
-
-def explain(
-    values: Array, sources: Sources, names: list[str], name: str, numbers: dict[str, float], raw: list[Array]
-) -> Found | None:
-    likeness = Likeness(name, names)
+def explain(values: Array, sources: Rounded, name: str, numbers: dict[str, float]) -> Found | None:
+    """What makes these values of the source tensors; None where nothing that is tried does."""
+    originals = sources.originals
+    likeness = Likeness(name, originals.names)
     hashes = hashed(values)
     if not hashes.any():
         return _zeros(hashes, sources, likeness)
     twins = sources.totals.get(int(hashes.sum(dtype=np.uint64)), [])
-    twins = sorted((i for i in twins if raw[i].size == values.size), key=lambda i: -likeness(i))
+    twins = sorted((i for i in twins if originals.sizes[i] == values.size), key=lambda i: -likeness(i))
     if twins:
-        return Found(_whole(hashes, sources.hashes[twins[0]], twins[0]), ambiguous=len(twins) > 1)
+        return Found(_whole(hashes, sources.hashes(twins[0]), twins[0]), ambiguous=len(twins) > 1)
     found = match(hashes, sources.hashes, sources.lines, likeness)
     if found is not None:
         return Found(found)
-    found = _transformed(values, hashes, raw, names, likeness, numbers)
+    found = _transformed(values, hashes, originals, likeness, numbers)
     if found is not None:
         return found
-    parts = match_elements(hashes, sources.hashes, likeness)
+    single = [i for i, shape in enumerate(originals.shapes) if len(shape) == 1]
+    parts = match_elements(hashes, single, sources.hashes, likeness)
     return None if parts is None else Found(parts)
 
 
-def _zeros(hashes: Array, sources: Sources, likeness: Likeness) -> Found | None:
+def _zeros(hashes: Array, sources: Rounded, likeness: Likeness) -> Found | None:
     """A tensor that holds nothing but zeros (a bias that was never trained): a source tensor of the same size that does
     too. Which way its elements went does not show."""
-    alike = [i for i, a in enumerate(sources.hashes) if a.size == hashes.size and not a.any()]
+    alike = [i for i in sources.zeros if sources.originals.sizes[i] == hashes.size]
     if not alike:
         return None
-    like = max(alike, key=lambda i: (sources.hashes[i].shape == hashes.shape, likeness(i)))
-    return Found(_whole(hashes, sources.hashes[like], like), ambiguous=len(alike) > 1)
+    like = max(alike, key=lambda i: (sources.originals.shapes[i] == hashes.shape, likeness(i)))
+    return Found(_whole(hashes, sources.hashes(like), like), ambiguous=len(alike) > 1)
 
 
 def _whole(hashes: Array, source: Array, ordinal: int) -> Map:
     """The map of a tensor that holds all the values of one source tensor: by its lines, else value by value."""
     if np.array_equal(hashes.reshape(-1), source.reshape(-1)):
         return Map(np.full(hashes.shape, ordinal), np.arange(hashes.size).reshape(hashes.shape))
-    own = match(hashes, [source], lines_of([source]), lambda _, __: 0.0)
+    own = match(hashes, lambda _: source, lines_of([source]), lambda _, __: 0.0)
     if own is not None and ((own.ordinal >= 0) | (hashes == 0)).all():
         return Map(np.where(own.ordinal >= 0, ordinal, -1), own.index)
     index = np.empty(hashes.size, np.int64)
@@ -101,37 +75,34 @@ def _whole(hashes: Array, source: Array, ordinal: int) -> Map:
 
 
 def _transformed(
-    values: Array, hashes: Array, raw: list[Array], names: list[str], likeness: Likeness, numbers: dict[str, float]
+    values: Array, hashes: Array, originals: Originals, likeness: Likeness, numbers: dict[str, float]
 ) -> Found | None:
     """A source tensor of the same size, scaled or shifted: proposed from the moments, accepted on equal hashes."""
-    total = int(hashes.sum(dtype=np.uint64))
-    same = [i for i, a in enumerate(raw) if a.size == values.size and a.size and a.dtype.kind not in "iub"]
-    wide = values.astype(np.float64)
-    alike = bool((wide == wide.flat[0]).all())
+    if not values.size:
+        return None
+    total, after = int(hashes.sum(dtype=np.uint64)), moments_of(values)
+    same = [i for i, n in enumerate(originals.sizes) if n == values.size and originals.dtypes[i].kind not in "iub"]
     for i in sorted(same, key=lambda i: -likeness(i)):
-        before = raw[i].astype(np.float64)
-        for scale, shift in _moments(before, wide):
+        for scale, shift in _proposed(originals.moments(i), after, len(originals.shapes[i])):
             for ops, written in candidates(scale, shift, numbers):
-                if alike and any(isinstance(op.get("scale", op.get("divide")), float) for op in written):
+                if after.alike and any(isinstance(op.get("scale", op.get("divide")), float) for op in written):
                     continue  # some factor always makes one number of another
-                after = applied(ops, raw[i], values.dtype)
-                if int(hashed(after).sum(dtype=np.uint64)) == total:
-                    return Found(_whole(hashes, hashed(after), i), tuple(ops), scale, shift)
-    return _stacked(values, raw, names, likeness, numbers)
+                made = hashed(applied(ops, originals.values(i), values.dtype))
+                if int(made.sum(dtype=np.uint64)) == total:
+                    return Found(_whole(hashes, made, i), tuple(ops), scale, shift)
+    return _stacked(values, originals, likeness, numbers)
 
 
-def _stacked(
-    values: Array, raw: list[Array], names: list[str], likeness: Likeness, numbers: dict[str, float]
-) -> Found | None:
+def _stacked(values: Array, originals: Originals, likeness: Likeness, numbers: dict[str, float]) -> Found | None:
     """Transformed tensors along one axis, each of one source tensor."""
     for axis in range(values.ndim if values.ndim > 1 else 0):
         count = values.shape[axis]
-        if count > len(raw) or not any(a.size * count == values.size for a in raw):
+        if count > len(originals.names) or not any(size * count == values.size for size in originals.sizes):
             continue
         parts: list[Found] = []
         for i in range(count):
             part = values.take(i, axis)
-            found = _transformed(part, hashed(part), raw, names, likeness.at(i), numbers)
+            found = _transformed(part, hashed(part), originals, likeness.at(i), numbers)
             if found is None or (parts and found.ops != parts[0].ops):
                 break
             parts.append(found)
@@ -141,18 +112,16 @@ def _stacked(
     return None
 
 
-def _moments(before: Array, after: Array) -> list[tuple[float, float]]:
+def _proposed(before: Moments, after: Moments, rank: int) -> list[tuple[float, float]]:
     """A scale, or a shift of one, that the second moments, the mean and the largest value agree with."""
     found = []
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
+    if not (before.finite and after.finite):
         return found
-    size, most = np.sqrt(np.mean(before**2)), np.abs(before).max()
-    scale = float(np.sqrt(np.mean(after**2)) / size) if size else 0.0
-    if scale and np.isfinite(scale) and abs(np.abs(after).max() / (scale * most) - 1) < 0.02:
+    scale = after.size / before.size if before.size else 0.0
+    if scale and np.isfinite(scale) and abs(after.most / (scale * before.most) - 1) < 0.02:
         found.append((scale, 0.0))
-    spread = before.std()
-    if spread and abs(after.std() / spread - 1) < 0.02 and before.ndim <= 2:
-        found += [(1.0, s) for s in (1.0, -1.0) if abs(after.mean() - before.mean() - s) < 0.1]
+    if before.spread and abs(after.spread / before.spread - 1) < 0.02 and rank <= 2:
+        found += [(1.0, s) for s in (1.0, -1.0) if abs(after.mean - before.mean - s) < 0.1]
     return found
 
 
@@ -170,7 +139,7 @@ class Likeness:
     """How much a source tensor's name is like the target's; numbers weigh most."""
 
     target: str
-    names: list[str]
+    names: Sequence[str]
     part: int | None = None
 
     def at(self, part: int) -> Likeness:

@@ -7,7 +7,7 @@ stacked, joined with others. Hashes are those of the values' bits, so that only 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -48,20 +48,21 @@ class Lines:
         return np.searchsorted(self.key, keys, "left"), np.searchsorted(self.key, keys, "right")
 
 
-def lines_of(hashes: Sequence[Array]) -> Lines:
-    """The lines of hashed tensors; those that sum to 0 (zeros) are left out, as they are everywhere."""
+def lines_of(hashes: Iterable[Array]) -> Lines:
+    """The lines of hashed tensors, gone through once; those that sum to 0 (zeros) are left out, as they are
+    everywhere."""
     keys, tensors, axes, lines = [], [], [], []
     for ordinal, array in enumerate(hashes):
         for axis in range(array.ndim):
             sums = array.sum(axis, dtype=np.uint64).reshape(-1)
             keys.append(sums)
             lines.append(np.arange(sums.size))
-            tensors.append(np.full(sums.size, ordinal))
-            axes.append(np.full(sums.size, axis))
+            tensors.append(np.full(sums.size, ordinal, np.int32))
+            axes.append(np.full(sums.size, axis, np.int8))
     key = np.concatenate([np.zeros(0, np.uint64), *keys])
     order = np.argsort(key, kind="stable")
     order = order[key[order] != 0]
-    pick = [np.concatenate([np.zeros(0, np.int64), *parts])[order] for parts in (tensors, axes, lines)]
+    pick = [np.concatenate([np.zeros(0, np.int8), *parts])[order] for parts in (tensors, axes, lines)]
     return Lines(key[order], *pick)
 
 

@@ -28,8 +28,9 @@ class Map:
     """Flat index into that source tensor."""
 
 
-def match(target: Array, sources: Sequence[Array], lines: Lines, prefer: Prefer) -> Map | None:
-    """``target`` and ``sources`` are hashed; ``lines`` are the sources'. None where the lines are not found again."""
+def match(target: Array, sources: Callable[[int], Array], lines: Lines, prefer: Prefer) -> Map | None:
+    """``target`` and ``sources`` (by ordinal) are hashed; ``lines`` are the sources'. None where the lines are not
+    found again."""
     best: tuple[float, tuple[int, ...], Array, Array] | None = None
     for kept in kept_axes(target.ndim):
         sums = as_lines(target, kept).sum(1, dtype=np.uint64)
@@ -51,7 +52,7 @@ def match(target: Array, sources: Sequence[Array], lines: Lines, prefer: Prefer)
     alive = rows.any(1)
     for tensor, axis in sorted(groups):
         mine = found[(lines.tensor[chosen[found]] == tensor) & (lines.axis[chosen[found]] == axis)]
-        source = _Source(sources[tensor], axis)
+        source = _Source(sources(tensor), axis)
         line = lines.line[chosen[mine]]
         position = _positions(rows[mine], source.lines[line], line)
         waiting = np.flatnonzero((chosen < 0) & alive & (ordinal < 0).all(1))
@@ -131,18 +132,18 @@ def _resembling(waiting: Array, theirs: Array, position: Array, used: Array) -> 
     return np.array(ours, np.int64), np.array(lines, np.int64)
 
 
-def match_elements(target: Array, sources: Sequence[Array], prefer: Prefer) -> Map | None:
-    """The elements of a target one by one among tensors with one axis (parts of a fused bias); hashed. None where most
-    are in none of them."""
+def match_elements(target: Array, single: Sequence[int], sources: Callable[[int], Array], prefer: Prefer) -> Map | None:
+    """The elements of a target one by one among the tensors ``single`` with one axis (parts of a fused bias); hashed.
+    None where most are in none of them."""
     flat = target.reshape(-1)
     ordinal, index = np.full(flat.size, -1, np.int64), np.full(flat.size, -1, np.int64)
-    single = [i for i, s in enumerate(sources) if s.ndim == 1]
+    single = list(single)
     while single and (waiting := np.flatnonzero((ordinal < 0) & (flat != 0))).size:
-        shares = {i: (float(np.isin(flat[waiting], sources[i]).mean()), prefer(i, 0)) for i in single}
+        shares = {i: (float(np.isin(flat[waiting], sources(i)).mean()), prefer(i, 0)) for i in single}
         best = max(single, key=lambda i: shares[i])
         if shares[best][0] * waiting.size < 2:
             break
-        position = _same_keys(flat[waiting], sources[best])
+        position = _same_keys(flat[waiting], sources(best))
         ordinal[waiting] = np.where(position >= 0, best, -1)
         index[waiting] = position
         single.remove(best)

@@ -15,10 +15,11 @@ from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping
-from ckptdbg.mapping.recovery.explain import Found, Sources, applied, explain, rounded_to
+from ckptdbg.mapping.recovery.explain import Found, applied, explain
 from ckptdbg.mapping.recovery.fibres import hashed
 from ckptdbg.mapping.recovery.matching import Map
 from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
+from ckptdbg.mapping.recovery.sources import Originals, Rounded
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.numerics import Values, value_ops
@@ -68,21 +69,21 @@ def recover(
 ) -> Recovered:
     """Explain every tensor of a converted checkpoint by the tensors of its source.
 
-    ``config`` gives sizes and factors their names. The source is held in memory, in as many dtypes as the target has
-    below its own. Raises MappingError where nothing is explained.
+    ``config`` gives sizes and factors their names. Both are read a tensor at a time, the source once for every dtype of
+    the target and again where its values are looked at. Raises MappingError where nothing is explained.
     """
     names, order = list(source), {name: i for i, name in enumerate(target)}
     numbers = numbers_of(config or {})
-    rounded: dict[str, Sources] = {}
-    raw = [np.asarray(read_source(n)) for n in names]
+    rounded: dict[str, Rounded] = {}
+    originals = Originals(dict(source), read_source)
     made, unexplained, ambiguous = [], [], []
     joiner_of = _joiners(source, sizes_of(numbers))
     for name, spec in target.items():
         progress(f"recovering {name}")
         if spec.dtype not in rounded:
-            rounded[spec.dtype] = rounded_to(raw, spec.dtype)
-        sources, values = rounded[spec.dtype], np.asarray(read_target(name))
-        recipe, left, guessed = _explained(name, values, sources, names, numbers, raw, joiner_of)
+            rounded[spec.dtype] = Rounded(originals, spec.dtype)
+        values = np.asarray(read_target(name))
+        recipe, left, guessed = _explained(name, values, rounded[spec.dtype], numbers, joiner_of)
         if recipe is not None:
             made.append(Made(name, tuple(names[i] for i in recipe.sources), recipe.ops, recipe.stacks))
         if left is not None:
@@ -114,10 +115,8 @@ def recover(
 def _explained(
     name: str,
     values: Array,
-    sources: Sources,
-    names: list[str],
+    sources: Rounded,
     numbers: dict[str, float],
-    raw: list[Array],
     joiner_of: Callable[..., Joiner],
 ) -> tuple[Recipe | None, Unexplained | None, bool]:
     """How a target is made, what of it is not explained, and whether names decided between equal tensors."""
@@ -127,7 +126,7 @@ def _explained(
 
     if not values.size:
         return nothing("it has no elements that could tell")
-    found = explain(values, sources, names, name, numbers, raw)
+    found = explain(values, sources, name, numbers)
     if found is None and not hashed(values).any():
         return nothing("zeros: it was never loaded")
     if found is None:
@@ -136,7 +135,7 @@ def _explained(
             "not tried (negated, quantised, parts scaled differently)"
         )
     try:
-        recipe, wrong = _recipe(values, found, raw, joiner_of, numbers)
+        recipe, wrong = _recipe(values, found, sources.originals, joiner_of, numbers)
     except Unfactored as cause:
         return nothing(str(cause))
     left = None
@@ -148,42 +147,41 @@ def _explained(
 
 
 def _recipe(
-    values: Array, found: Found, raw: list[Array], joiner_of: Callable[..., Joiner], numbers: dict[str, float]
+    values: Array, found: Found, originals: Originals, joiner_of: Callable[..., Joiner], numbers: dict[str, float]
 ) -> tuple[Recipe, Array]:
     """The recipe of a target, and which of its elements are not what it says."""
-    ordinal, index = _went_on(found.map, values, raw)
+    ordinal, index = _went_on(found.map, values, originals)
     alive = ordinal >= 0
-    used = {int(i): raw[int(i)] for i in np.unique(ordinal[alive])}
-    # float32, as the mapping computes; whole numbers are only moved
-    wide = any(a.dtype == np.float64 or a.dtype.kind in "iu" for a in used.values())
-    before = np.zeros(values.shape, np.float64 if wide else np.float32)
-    for i, array in used.items():
-        here = ordinal == i
-        before[here] = array.reshape(-1)[index[here]]
+    before = _gathered(ordinal, index, originals)
     predicted = np.where(alive, applied(found.ops, before, values.dtype), np.zeros((), values.dtype))
     wrong = (predicted != values) & ~(np.isnan(predicted.astype(np.float64)) & np.isnan(values.astype(np.float64)))
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
-    full = np.ones(values.shape)
-    places = Places(
-        ordinal,
-        index,
-        np.where(alive, found.scale, 0.0),
-        found.shift * full,
-        before.astype(np.float64),
-        predicted,
-    )
+    scale = np.broadcast_to(found.scale, values.shape) if alive.all() else np.where(alive, found.scale, 0.0)
+    places = Places(ordinal, index, scale, np.broadcast_to(found.shift, values.shape), before, predicted)
     return joiner_of(numbers).recipe(places), wrong
 
 
-def _went_on(found: Map, values: Array, raw: list[Array]) -> tuple[Array, Array]:
+def _gathered(ordinal: Array, index: Array, originals: Originals) -> Array:
+    """The source's value behind every element; 0 where there is none."""
+    used = [int(i) for i in np.unique(ordinal) if i >= 0]
+    # float32, as the mapping computes; whole numbers are only moved
+    wide = any(originals.dtypes[i] == np.float64 or originals.dtypes[i].kind in "iu" for i in used)
+    before = np.zeros(ordinal.shape, np.float64 if wide else np.float32)
+    for i in used:
+        here = ordinal == i
+        before[here] = originals.values(i).reshape(-1)[index[here]]
+    return before
+
+
+def _went_on(found: Map, values: Array, originals: Originals) -> tuple[Array, Array]:
     """Zeros have no hash and wrong values no counterpart: where nothing was found the map around goes on, to elements
     of the source that nothing came from. What else was not found is padding."""
+    tensors = np.unique(found.ordinal[found.ordinal >= 0])
+    if len(tensors) != 1 or (found.ordinal >= 0).all():
+        return found.ordinal, found.index
     ordinal, index = found.ordinal.copy(), found.index.copy()
-    tensors = np.unique(ordinal[ordinal >= 0])
-    if len(tensors) != 1 or (ordinal >= 0).all():
-        return ordinal, index
-    source, zero = raw[int(tensors[0])].reshape(-1), values == 0
+    source, zero = originals.values(int(tensors[0])).reshape(-1), values == 0
     unused = np.ones(source.size, bool)
     unused[index[ordinal >= 0]] = False
     for axis in range(values.ndim):

@@ -1,0 +1,115 @@
+"""The source's tensors while a mapping is recovered: read again whenever their values are asked for.
+
+What is kept of a tensor are sums: of its lines, of all its hashes, and the moments of its values. Of the values
+themselves those of small tensors stay, and those of the one that was asked for last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ckptdbg.checkpoint.dtypes import as_dtype
+from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.mapping.recovery.fibres import hashed, lines_of
+
+Array = NDArray[Any]
+_SMALL = 2**14
+"""Elements of a tensor that is kept: norms and biases, which are asked for by many."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What of a tensor's values no order changes, in float64."""
+
+    finite: bool
+    size: float
+    """Root of the mean square."""
+    most: float
+    """The largest magnitude."""
+    mean: float
+    spread: float
+    """Standard deviation."""
+    alike: bool
+    """Whether all are one number."""
+
+
+def moments_of(array: Array) -> Moments:
+    """Of a tensor with at least one element."""
+    wide = array.astype(np.float64)
+    if not np.isfinite(wide).all():
+        return Moments(False, 0.0, 0.0, 0.0, 0.0, False)
+    size, most = float(np.sqrt(np.mean(wide**2))), float(np.abs(wide).max())
+    return Moments(True, size, most, float(wide.mean()), float(wide.std()), bool((wide == wide.flat[0]).all()))
+
+
+class Kept:
+    """Arrays by ordinal, made when they are asked for; small ones stay, and the last one."""
+
+    def __init__(self, make: Callable[[int], Array]) -> None:
+        self._make = make
+        self._small: dict[int, Array] = {}
+        self._last: tuple[int, Array] | None = None
+
+    def __call__(self, ordinal: int) -> Array:
+        """One array."""
+        if ordinal in self._small:
+            return self._small[ordinal]
+        if self._last is not None and self._last[0] == ordinal:
+            return self._last[1]
+        self._last = None  # freed before the next is made
+        array = self._make(ordinal)
+        if array.size <= _SMALL:
+            self._small[ordinal] = array
+        else:
+            self._last = (ordinal, array)
+        return array
+
+
+class Originals:
+    """The source tensors as they are stored, by ordinal."""
+
+    def __init__(self, specs: dict[str, TensorSpec], read: Callable[[str], Array]) -> None:
+        self.names: Sequence[str] = list(specs)
+        self.shapes: Sequence[tuple[int, ...]] = [spec.shape for spec in specs.values()]
+        self.sizes: Sequence[int] = [math.prod(shape) for shape in self.shapes]
+        self.dtypes: Sequence[np.dtype] = [as_dtype(spec.dtype) for spec in specs.values()]
+        self.values = Kept(lambda i: np.asarray(read(self.names[i])))
+        self._moments: dict[int, Moments] = {}
+
+    def moments(self, ordinal: int) -> Moments:
+        """Kept once they are known."""
+        if ordinal not in self._moments:
+            self._moments[ordinal] = moments_of(self.values(ordinal))
+        return self._moments[ordinal]
+
+
+class Rounded:
+    """The source tensors as one lower dtype rounds them, hashed; all of them pass by once."""
+
+    def __init__(self, originals: Originals, dtype: str) -> None:
+        self.originals, self._dtype = originals, as_dtype(dtype)
+        self.hashes = Kept(lambda i: hashed(self._rounded(originals.values(i))))
+        self.totals: dict[int, list[int]] = {}
+        """Sum of all hashes to the tensors that have it."""
+        self.zeros: list[int] = []
+        """Tensors that hold nothing but zeros."""
+        self.lines = lines_of(self._pass(i) for i in range(len(originals.names)))
+
+    def _pass(self, ordinal: int) -> Array:
+        hashes = self.hashes(ordinal)
+        self.totals.setdefault(int(hashes.sum(dtype=np.uint64)), []).append(ordinal)
+        if not hashes.any():
+            self.zeros.append(ordinal)
+        return hashes
+
+    def _rounded(self, array: Array) -> Array:
+        """What the lower dtype cannot hold is infinite there."""
+        lower = self._dtype.itemsize < 4 and self._dtype.kind not in "iub"
+        with np.errstate(over="ignore"):
+            return array.astype(self._dtype) if lower and array.dtype.itemsize > self._dtype.itemsize else array
