@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.mapping.recovery.fibres import hashed, lines_of
+from ckptdbg.mapping.recovery.fibres import counting, hashed, lines_of
 from ckptdbg.mapping.recovery.matching import Map, match, match_elements
 from ckptdbg.mapping.recovery.sources import Moments, Originals, Rounded, moments_of
 from ckptdbg.mapping.tracing.numerics import candidates
@@ -64,14 +64,15 @@ def _zeros(hashes: Array, sources: Rounded, likeness: Likeness) -> Found | None:
 
 def _whole(hashes: Array, source: Array, ordinal: int) -> Map:
     """The map of a tensor that holds all the values of one source tensor: by its lines, else value by value."""
+    all_of = np.broadcast_to(np.int32(ordinal), hashes.shape)
     if np.array_equal(hashes.reshape(-1), source.reshape(-1)):
-        return Map(np.full(hashes.shape, ordinal), np.arange(hashes.size).reshape(hashes.shape))
+        return Map(all_of, np.arange(hashes.size, dtype=counting(hashes.size)).reshape(hashes.shape))
     own = match(hashes, lambda _: source, lines_of([source]), lambda _, __: 0.0)
     if own is not None and ((own.ordinal >= 0) | (hashes == 0)).all():
-        return Map(np.where(own.ordinal >= 0, ordinal, -1), own.index)
-    index = np.empty(hashes.size, np.int64)
+        return Map(np.where(own.ordinal >= 0, np.int32(ordinal), np.int32(-1)), own.index)
+    index = np.empty(hashes.size, counting(hashes.size))
     index[np.argsort(hashes.reshape(-1), kind="stable")] = np.argsort(source.reshape(-1), kind="stable")
-    return Map(np.full(hashes.shape, ordinal), index.reshape(hashes.shape))
+    return Map(all_of, index.reshape(hashes.shape))
 
 
 def _transformed(

@@ -18,19 +18,28 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 _ODD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's, to mix every bit into every other
 
+_SLAB = 2**16  # elements hashed at a time: they stay in the cache
+
 
 def mixed(bits: Array) -> Array:
     """splitmix64 (Steele, Lea, Flood 2014) of uint64; 0 stays 0."""
-    x = bits.astype(np.uint64)
+    x = np.array(bits, np.uint64)
     with np.errstate(over="ignore"):  # of a scalar NumPy says that it wraps round, as it is meant to
-        x = (x ^ (x >> np.uint64(30))) * _ODD[0]
-        x = (x ^ (x >> np.uint64(27))) * _ODD[1]
-    return x ^ (x >> np.uint64(31))
+        x ^= x >> np.uint64(30)
+        x *= _ODD[0]
+        x ^= x >> np.uint64(27)
+        x *= _ODD[1]
+    x ^= x >> np.uint64(31)
+    return x
 
 
 def hashed(array: Array) -> Array:
     """One uint64 per value, the same for the same number in whatever dtype; 0 for zero."""
-    return mixed((np.asarray(array).astype(np.float64) + 0.0).view(np.uint64))
+    flat = np.asarray(array).reshape(-1)
+    out = np.empty(flat.size, np.uint64)
+    for start in range(0, flat.size, _SLAB):
+        out[start : start + _SLAB] = mixed((flat[start : start + _SLAB].astype(np.float64) + 0.0).view(np.uint64))
+    return out.reshape(np.shape(array))
 
 
 @dataclass(frozen=True)
@@ -42,17 +51,25 @@ class Lines:
     tensor: Array
     axis: Array
     line: Array
+    counting: type[np.signedinteger]
+    """Holds every flat index into one of these tensors."""
 
     def find(self, keys: Array) -> tuple[Array, Array]:
         """Of each key the first and one past the last place in the sorted table."""
         return np.searchsorted(self.key, keys, "left"), np.searchsorted(self.key, keys, "right")
 
 
+def counting(size: int) -> type[np.signedinteger]:
+    """The dtype of indices into so many elements."""
+    return np.int32 if size < 2**31 else np.int64
+
+
 def lines_of(hashes: Iterable[Array]) -> Lines:
     """The lines of hashed tensors, gone through once; those that sum to 0 (zeros) are left out, as they are
     everywhere."""
-    keys, tensors, axes, lines = [], [], [], []
+    keys, tensors, axes, lines, largest = [], [], [], [], 0
     for ordinal, array in enumerate(hashes):
+        largest = max(largest, array.size)
         for axis in range(array.ndim):
             sums = array.sum(axis, dtype=np.uint64).reshape(-1)
             keys.append(sums)
@@ -62,8 +79,8 @@ def lines_of(hashes: Iterable[Array]) -> Lines:
     key = np.concatenate([np.zeros(0, np.uint64), *keys])
     order = np.argsort(key, kind="stable")
     order = order[key[order] != 0]
-    pick = [np.concatenate([np.zeros(0, np.int8), *parts])[order] for parts in (tensors, axes, lines)]
-    return Lines(key[order], *pick)
+    tensor, axis, line = (np.concatenate([np.zeros(0, np.int8), *parts])[order] for parts in (tensors, axes, lines))
+    return Lines(key[order], tensor, axis, line, counting(largest))
 
 
 def kept_axes(ndim: int) -> list[tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.mapping.recovery.fibres import Lines, as_lines, from_lines, kept_axes, mixed
+from ckptdbg.mapping.recovery.fibres import Lines, as_lines, counting, from_lines, kept_axes, mixed
 
 Array = NDArray[Any]
 Prefer = Callable[[int, int], float]
@@ -46,7 +46,7 @@ def match(target: Array, sources: Callable[[int], Array], lines: Lines, prefer: 
     _, kept, low, high = best
     rows = as_lines(target, kept)
     chosen = _chosen(lines, low, high, prefer)
-    ordinal, index = np.full(rows.shape, -1, np.int64), np.full(rows.shape, -1, np.int64)
+    ordinal, index = np.full(rows.shape, -1, np.int32), np.full(rows.shape, -1, lines.counting)
     found = np.flatnonzero(chosen >= 0)
     groups = {(int(lines.tensor[c]), int(lines.axis[c])) for c in chosen[found]}
     alive = rows.any(1)
@@ -58,19 +58,37 @@ def match(target: Array, sources: Callable[[int], Array], lines: Lines, prefer: 
         waiting = np.flatnonzero((chosen < 0) & alive & (ordinal < 0).all(1))
         others, more = _resembling(rows[waiting], source.lines, position, line)
         mine, line = np.append(mine, waiting[others]), np.append(line, more)
-        at = np.where(position >= 0, source.grid[line][:, np.maximum(position, 0)], -1)
-        ordinal[mine], index[mine] = np.where(at >= 0, tensor, -1), at
+        ordinal[mine] = np.where(position >= 0, tensor, -1)
+        index[mine] = np.where(position >= 0, source.at(line, position).astype(lines.counting, copy=False), -1)
     shape = target.shape
     return Map(from_lines(ordinal, shape, kept), from_lines(index, shape, kept))
 
 
 class _Source:
-    """One source tensor as lines along an axis, ``[lines, length]``: hashes, and flat indices of the elements."""
+    """One source tensor as lines along an axis, ``[lines, length]``, hashed."""
 
     def __init__(self, hashes: Array, axis: int) -> None:
-        length = hashes.shape[axis]
-        self.lines = np.moveaxis(hashes, axis, -1).reshape(-1, length)
-        self.grid = np.moveaxis(np.arange(hashes.size).reshape(hashes.shape), axis, -1).reshape(-1, length)
+        self._shape, self._axis = hashes.shape, axis
+        self.lines = np.moveaxis(hashes, axis, -1).reshape(-1, hashes.shape[axis])
+
+    def at(self, line: Array, position: Array) -> Array:
+        """``[lines, positions]``: flat indices of the elements."""
+        others = [size for axis, size in enumerate(self._shape) if axis != self._axis]
+        places = list(np.unravel_index(line, others)) if others else []
+        places.insert(self._axis, np.zeros(len(line), np.int64))
+        first = np.ravel_multi_index(places, self._shape)
+        step = int(np.prod(self._shape[self._axis + 1 :], dtype=np.int64))
+        kind = counting(int(np.prod(self._shape, dtype=np.int64)))
+        return first.astype(kind)[:, None] + (position * step).astype(kind)[None, :]
+
+
+def tensors_in(ordinal: Array) -> list[int]:
+    """The tensors that elements come from, in order."""
+    if not ordinal.size:
+        return []
+    if (first := int(ordinal.min())) == int(ordinal.max()):
+        return [first] if first >= 0 else []
+    return [int(i) for i in np.flatnonzero(np.bincount(ordinal.reshape(-1) + 1)[1:])]
 
 
 def _chosen(lines: Lines, low: Array, high: Array, prefer: Prefer) -> Array:

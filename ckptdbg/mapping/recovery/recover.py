@@ -17,7 +17,7 @@ from ckptdbg.errors import MappingError
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.recovery.explain import Found, applied, explain
 from ckptdbg.mapping.recovery.fibres import hashed
-from ckptdbg.mapping.recovery.matching import Map
+from ckptdbg.mapping.recovery.matching import Map, tensors_in
 from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
 from ckptdbg.mapping.recovery.sources import Originals, Rounded
 from ckptdbg.mapping.tracing.families import Made
@@ -164,10 +164,13 @@ def _recipe(
 
 def _gathered(ordinal: Array, index: Array, originals: Originals) -> Array:
     """The source's value behind every element; 0 where there is none."""
-    used = [int(i) for i in np.unique(ordinal) if i >= 0]
+    used = tensors_in(ordinal)
     # float32, as the mapping computes; whole numbers are only moved
     wide = any(originals.dtypes[i] == np.float64 or originals.dtypes[i].kind in "iu" for i in used)
-    before = np.zeros(ordinal.shape, np.float64 if wide else np.float32)
+    kind = np.float64 if wide else np.float32
+    if len(used) == 1 and (ordinal >= 0).all():
+        return originals.values(used[0]).reshape(-1)[index].astype(kind)
+    before = np.zeros(ordinal.shape, kind)
     for i in used:
         here = ordinal == i
         before[here] = originals.values(i).reshape(-1)[index[here]]
@@ -177,11 +180,11 @@ def _gathered(ordinal: Array, index: Array, originals: Originals) -> Array:
 def _went_on(found: Map, values: Array, originals: Originals) -> tuple[Array, Array]:
     """Zeros have no hash and wrong values no counterpart: where nothing was found the map around goes on, to elements
     of the source that nothing came from. What else was not found is padding."""
-    tensors = np.unique(found.ordinal[found.ordinal >= 0])
+    tensors = tensors_in(found.ordinal)
     if len(tensors) != 1 or (found.ordinal >= 0).all():
         return found.ordinal, found.index
     ordinal, index = found.ordinal.copy(), found.index.copy()
-    source, zero = originals.values(int(tensors[0])).reshape(-1), values == 0
+    source, zero = originals.values(tensors[0]).reshape(-1), values == 0
     unused = np.ones(source.size, bool)
     unused[index[ordinal >= 0]] = False
     for axis in range(values.ndim):
@@ -217,10 +220,9 @@ def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[.
 
     def joiner(numbers: dict[str, float]) -> Joiner:
         def values(ordinal: int, places: Places) -> Values:
-            scale, shift = np.unique(places.scale), np.unique(places.shift)
+            scale, shift = float(places.scale.flat[0]), float(places.shift.flat[0])  # one for all of a target
             dtype = as_dtype(specs[ordinal].dtype)
-            before, after = places.before.reshape(-1), places.after.reshape(-1)
-            return value_ops(before, after, float(scale[0]), float(shift[0]), numbers, dtype)
+            return value_ops(places.before.reshape(-1), places.after.reshape(-1), scale, shift, numbers, dtype)
 
         return Joiner([s.shape for s in specs], sizes, values)
 
