@@ -82,6 +82,8 @@ def recover(
         typer.echo(f"unexplained  {left.target}: {left.wrong} of {left.size} elements{where}: {left.reason}", err=True)
     for line in found.odd:
         typer.echo(f"odd          {line}", err=True)
+    for line in found.mixed:
+        typer.echo(f"mixed        {line}: right only where the target reads them so", err=True)
     for name in found.ambiguous:
         typer.echo(
             f"ambiguous    {name}: several source tensors hold its values; the one with the likest name", err=True

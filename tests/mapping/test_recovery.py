@@ -231,3 +231,125 @@ def test_rows_shuffled_each_on_its_own_are_not_explained():
     plain = generator.standard_normal((3, 4)).astype(np.float32)
     found = recovered({"a": source, "b": plain}, {"x": shuffled, "y": plain})
     assert [(u.target, u.wrong) for u in found.unexplained] == [("x", 30)]
+
+
+@pytest.mark.parametrize(("noise", "correlation"), [(0.01, 0.9999), (0.5, 0.89)])
+def test_what_was_trained_further_is_made_as_its_siblings_and_says_how_close_it_is(tensors, noise, correlation):
+    target = converted(tensors)
+    was = target["h_1/down"]
+    target["h_1/down"] = was + noise * np.random.default_rng(2).standard_normal(was.shape).astype(np.float32)
+    found = recovered(tensors, target)
+    (left,) = found.unexplained
+    assert left.correlation == pytest.approx(correlation, abs=0.03)
+    assert "but they go with those of layers.1.down.weight (correlation 0." in left.reason
+    assert "trained further" in left.reason
+    again = as_function(found.mapping, {}, tensors, target)(tensors)
+    assert again["h_1/down"].tobytes() == was.tobytes()
+
+
+def test_what_is_newly_initialised_goes_with_nothing(tensors):
+    target = converted(tensors)
+    target["h_1/down"] = np.random.default_rng(9).standard_normal((16, 10)).astype(np.float32)
+    (left,) = recovered(tensors, target).unexplained
+    assert abs(left.correlation) < 0.3
+    assert "nor do they go with those of layers.1.down.weight" in left.reason
+    assert "corrupt, newly initialised" in left.reason
+
+
+def test_a_checkpoint_that_was_trained_further_as_a_whole_is_told_by_its_names():
+    generator = np.random.default_rng(4)
+    source = {f"h.{i}.{n}": generator.standard_normal(s) for i in range(2) for n, s in (("w", (16, 9)), ("v", (9, 7)))}
+    target = {n: a.T.copy() if n.endswith("w") else a.copy() for n, a in source.items()}
+    for array in target.values():
+        array += 0.1 * generator.standard_normal(array.shape)
+    found = recovered(source, target)
+    assert [u.target for u in found.unexplained] == list(target)
+    assert all("made as it began, by its name" in u.reason or "siblings" in u.reason for u in found.unexplained)
+    made = as_function(found.mapping, {}, source, target)(source)
+    right = {n: a.T if n.endswith("w") else a for n, a in source.items()}
+    assert {n for n, a in made.items() if not np.array_equal(a, right[n])} == set()
+    assert set(made) == set(target)
+
+
+def test_mixed_axes_are_said_even_where_all_layers_have_them(tensors):
+    target = converted(tensors)
+    for i in range(LAYERS):
+        target[f"h_{i}/down"] = tensors[f"layers.{i}.down.weight"].reshape(16, 10).copy()
+    found = recovered(tensors, target)
+    assert (found.unexplained, found.odd) == ((), ())
+    (line,) = found.mixed
+    assert line.startswith("h.down: ")
+    assert "axes 0 and 1 of layers.0.down.weight (10, 16) come out mixed" in line
+    assert recovered(tensors, converted(tensors)).mixed == ()
+
+
+def torchtitan_style(source):
+    """Names of its own; queries and keys of each head with neighbouring pairs, the rest as it is."""
+    made = {"tok_embeddings.weight": source["embed.weight"]}
+    for i in range(LAYERS):
+        query = source[f"layers.{i}.q.weight"]
+        made[f"layers.{i}.attention.wq.weight"] = query.reshape(3, 2, 4, 10).transpose(0, 2, 1, 3).reshape(24, 10)
+        made[f"layers.{i}.feed_forward.w2.weight"] = source[f"layers.{i}.down.weight"]
+        made[f"layers.{i}.ffn_norm.weight"] = source[f"layers.{i}.norm.weight"]
+    return {n: np.array(v) for n, v in made.items()}
+
+
+def maxtext_style(source):
+    """Kernels turned, heads on an axis of their own, layers stacked on axis 1, the query scaled."""
+
+    def every(name):
+        return [source[f"layers.{i}.{name}.weight"] for i in range(LAYERS)]
+
+    query = [w.reshape(3, 2, 4, 10).transpose(3, 0, 2, 1).reshape(10, 3, 8) * np.float32(8**-0.5) for w in every("q")]
+    made = {"token_embedder/embedding": source["embed.weight"]}
+    made["decoder/layers/self_attention/query/kernel"] = np.stack(query, 1)
+    made["decoder/layers/mlp/wo/kernel"] = np.stack([w.T for w in every("down")], 1)
+    made["decoder/layers/norm/scale"] = np.stack(every("norm"), 1)
+    return {n: np.array(v) for n, v in made.items()}
+
+
+STYLES = {
+    # how it is made, two layers of one tensor, a tensor whose rows are exchanged, a tensor and a place in it
+    "torchtitan": (
+        torchtitan_style,
+        [("layers.0.feed_forward.w2.weight", ()), ("layers.1.feed_forward.w2.weight", ())],
+        ("layers.2.feed_forward.w2.weight", "made of layers.2.down.weight by take 0 indices ["),
+        ("layers.4.attention.wq.weight", (3, 7)),
+    ),
+    "maxtext": (
+        maxtext_style,
+        [("decoder/layers/mlp/wo/kernel", (slice(None), i)) for i in (0, 1)],
+        ("token_embedder/embedding", "made of embed.weight by take 0 indices ["),
+        ("decoder/layers/self_attention/query/kernel", (3, 4, 2, 7)),
+    ),
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_one_tensor_swapped_one_permuted_and_one_element_changed(style, tensors):
+    convert, swapped, (shuffled, said), (changed, place) = STYLES[style]
+    target = convert(tensors)
+    healthy = recovered(tensors, target)
+    assert (healthy.unexplained, healthy.odd, healthy.mixed) == ((), (), ())
+    one, other = (target[name][at] for name, at in swapped)  # views
+    one[...], other[...] = other.copy(), one.copy()
+    target[shuffled] = np.random.default_rng(0).permutation(target[shuffled])
+    target[changed][place] *= 1.5
+    found = recovered(tensors, target)
+    (left,) = found.unexplained
+    assert (left.target, left.wrong, left.at) == (changed, 1, place)
+    assert {line.split(":")[0] for line in found.odd} == {shuffled, *(name for name, _ in swapped)}
+    assert any(line.startswith(f"{shuffled}: {said}") for line in found.odd)
+    if style == "maxtext":
+        told = "axis 1 has its parts in another order than that of their numbers: layers.1.down.weight, layers.0.down"
+        assert any(told in line for line in found.odd)
+
+
+def test_a_slice_that_is_made_otherwise_is_named(tensors):
+    target = maxtext_style(tensors)
+    layer = target["decoder/layers/mlp/wo/kernel"][:, 2]
+    layer[...] = np.random.default_rng(0).permutation(layer)
+    (left,) = recovered(tensors, target).unexplained
+    assert (
+        left.reason == "slices that are made in different ways: 2 of axis 1 (take, transpose) otherwise than the rest"
+    )

@@ -17,7 +17,7 @@ from ckptdbg.mapping.entry import BoundEntry
 from ckptdbg.mapping.ops import Op, Shape
 
 Array = NDArray[Any]
-NOWHERE = -1  # in a result, an element of another array or of padding
+_FIRST = 2**20  # the label of index 0: what is below it in a result is of another array, or padding
 _LINES = 24  # looked at per axis: a carry between digits shows in most of them
 _LARGEST = 2**28
 """Elements of arrays that an op may have to copy; larger ones are not looked at."""
@@ -68,14 +68,14 @@ def pushed(arrays: Sequence[Array], ops: Sequence[Op]) -> list[Array]:
 
 
 def index_along(shape: Shape, axis: int) -> Array:
-    """int32: each element's index along one axis."""
-    index = np.arange(shape[axis], dtype=np.int32)
+    """int32: each element's index along one axis, counted from the first label."""
+    index = np.arange(_FIRST, _FIRST + shape[axis], dtype=np.int32)
     return np.broadcast_to(index.reshape(-1, *[1] * (len(shape) - axis - 1)), shape)
 
 
 def nowhere(shape: Shape) -> Array:
-    """int32: the mark of what is not looked at."""
-    return np.broadcast_to(np.int32(NOWHERE), shape)
+    """int32: below every label."""
+    return np.broadcast_to(np.int32(0), shape)
 
 
 def varies(array: Array, axis: int) -> bool:
@@ -85,7 +85,7 @@ def varies(array: Array, axis: int) -> bool:
         return False
     for place in places(moved.shape[:-1]):
         line = moved[place]
-        line = line[line != NOWHERE]
+        line = line[line >= _FIRST]
         if line.size and (line != line[0]).any():
             return True
     return False

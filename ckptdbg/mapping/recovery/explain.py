@@ -19,6 +19,10 @@ from ckptdbg.mapping.tracing.numerics import candidates
 Array = NDArray[Any]
 
 
+# Elements looked for one by one before lines are, and the share of them that must be there.
+_SAMPLED, _ALIKE = 16, 0.5
+
+
 @dataclass(frozen=True)
 class Found:
     """What explains one target: a map, and the value ops on the way."""
@@ -91,7 +95,37 @@ def _transformed(
                 made = hashed(applied(ops, originals.values(i), values.dtype))
                 if int(made.sum(dtype=np.uint64)) == total:
                     return Found(_whole(hashes, made, i), tuple(ops), scale, shift)
-    return _stacked(values, originals, likeness, numbers)
+    return _stacked(values, originals, likeness, numbers) or _nearly(
+        hashes, values.dtype, originals, same, after, likeness, numbers
+    )
+
+
+def _nearly(
+    hashes: Array,
+    dtype: np.dtype,
+    originals: Originals,
+    same: Sequence[int],
+    after: Moments,
+    likeness: Likeness,
+    numbers: dict[str, float],
+) -> Found | None:
+    """The one of the likest name, scaled or shifted, where most lines are those of it and some elements are wrong."""
+    like = max(same, key=likeness, default=None)
+    if like is None:
+        return None
+    some = hashes.reshape(-1)[:: max(hashes.size // _SAMPLED, 1)][:_SAMPLED]
+    for scale, shift in _proposed(originals.moments(like), after, len(originals.shapes[like])):
+        for ops, written in candidates(scale, shift, numbers):
+            if any(isinstance(op.get("scale", op.get("divide")), float) for op in written):
+                continue  # an estimate, which the wrong elements have moved
+            made = hashed(applied(ops, originals.values(like), dtype))
+            if np.mean([(made == value).any() for value in some]) < _ALIKE:
+                continue
+            found = match(hashes, lambda _, made=made: made, lines_of([made]), lambda _, __: 0.0)
+            if found is not None:
+                where = np.where(found.ordinal >= 0, np.int32(like), np.int32(-1))
+                return Found(Map(where, found.index), tuple(ops), scale, shift)
+    return None
 
 
 def _stacked(values: Array, originals: Originals, likeness: Likeness, numbers: dict[str, float]) -> Found | None:

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import MappingError
+from ckptdbg.mapping.check.axes import mixed_axes
+from ckptdbg.mapping.check.subject import read_subject
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.recovery.explain import Found, applied, explain
 from ckptdbg.mapping.recovery.fibres import hashed
 from ckptdbg.mapping.recovery.matching import Map, tensors_in
 from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
 from ckptdbg.mapping.recovery.sources import Originals, Rounded
+from ckptdbg.mapping.recovery.trained import by_name, related
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
 from ckptdbg.mapping.tracing.numerics import Values, value_ops
@@ -29,6 +32,12 @@ Array = NDArray[Any]
 Read = Callable[[str], Array]
 # A wrong element leaves most of a tensor as it was; where more differs, the tensor is called something else.
 _MOST_WRONG = 0.5
+
+
+NO_VALUES = (
+    "no source tensor has its values: corrupt, trained further, newly initialised, or changed in a way not tried "
+    "(quantised, parts scaled differently)"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class Unexplained:
     at: tuple[int, ...] | None
     """Where one of them is."""
     reason: str
+    correlation: float | None = None
+    """Of its values with what they would be if it were made as its siblings are, or by its name."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,9 @@ class Recovered:
     """Tensors, or elements of them, that come from nowhere: corrupt, trained further, or newly initialised."""
     odd: tuple[str, ...]
     """Targets that are made in another way than the same tensor of most other layers, in words."""
+    mixed: tuple[str, ...]
+    """Entries that hold the values of a source tensor with its axes mixed (a reshape where a transposition belongs), in
+    words."""
     ambiguous: tuple[str, ...]
     """Targets that several source tensors hold the values of: chosen by name."""
     unused: tuple[str, ...]
@@ -90,26 +104,59 @@ def recover(
             unexplained.append(left)
         if guessed:
             ambiguous.append(name)
+    odd = tuple(odd_ones(made))
+    for i, left in enumerate(unexplained):
+        if left.wrong == left.size > 0:
+            unexplained[i] = _begun(left, target, read_target, made, source, read_source)
     if not made:
         raise MappingError(
             "no target tensor has the values of any source tensor", hint="are these the two checkpoints?"
         )
-    odd = tuple(odd_ones(made))
-    for i, left in enumerate(unexplained):
-        usual = (
-            like_siblings(left.target, target[left.target], made, source, target) if left.wrong == left.size else None
-        )
-        if usual is not None:
-            made.append(usual)
-            reason = f"{left.reason}; in the mapping it is made as its siblings are"
-            unexplained[i] = dataclasses.replace(left, reason=reason)
     made.sort(key=lambda m: order[m.target])
     used = {s for m in made for s in m.sources}
     unused = tuple(n for n in names if n not in used)
     present = {m.target for m in made}
     left = [Untraced(u.target, u.reason) for u in unexplained if u.target not in present]
     text = mapping_text(made, [*names, *target], unused, left, "the two checkpoints, by their values")
-    return Recovered(Mapping.loads(text, file="<recovered>"), tuple(unexplained), odd, tuple(ambiguous), unused)
+    mapping = Mapping.loads(text, file="<recovered>")
+    subject = read_subject(mapping, config or {}, source, target)
+    mixed = tuple(f"{remark.entry}: {remark.found}" for remark in mixed_axes(subject))
+    return Recovered(mapping, tuple(unexplained), odd, mixed, tuple(ambiguous), unused)
+
+
+def _begun(
+    left: Unexplained,
+    target: Dict[str, TensorSpec],
+    read_target: Read,
+    made: list[Made],
+    source: Dict[str, TensorSpec],
+    read_source: Read,
+) -> Unexplained:
+    """A tensor of no source values with what it may have been before it was trained further, which goes into ``made``:
+    as its siblings are made, else by its name where its values go with that."""
+    name, spec = left.target, target[left.target]
+    values = np.asarray(read_target(name))
+    usual = like_siblings(name, spec, made, source, target)
+    if usual is not None:
+        found = related(usual, source, read_source, spec, values)
+    else:
+        tried = [related(m, source, read_source, spec, values) for m in by_name(name, spec, source)]
+        found = max(tried, key=lambda r: abs(r.correlation), default=None)
+    if found is None or not values.any():
+        return left if usual is None else _with_usual(left, usual, made, left.reason)
+    reason = f"no source tensor has its values, {found.words}" if left.reason == NO_VALUES else left.reason
+    left = dataclasses.replace(left, correlation=found.correlation)
+    if usual is not None:
+        return _with_usual(left, usual, made, reason)
+    if not found.close:
+        return dataclasses.replace(left, reason=reason)
+    made.append(found.made)
+    return dataclasses.replace(left, reason=f"{reason}; in the mapping it is made as it began, by its name")
+
+
+def _with_usual(left: Unexplained, usual: Made, made: list[Made], reason: str) -> Unexplained:
+    made.append(usual)
+    return dataclasses.replace(left, reason=f"{reason}; in the mapping it is made as its siblings are")
 
 
 def _explained(
@@ -130,10 +177,7 @@ def _explained(
     if found is None and not hashed(values).any():
         return nothing("zeros: it was never loaded")
     if found is None:
-        return nothing(
-            "no source tensor has its values: corrupt, trained further, newly initialised, or changed in a way that is "
-            "not tried (negated, quantised, parts scaled differently)"
-        )
+        return nothing(NO_VALUES)
     try:
         recipe, wrong = _recipe(values, found, sources.originals, joiner_of, numbers)
     except Unfactored as cause:
@@ -201,6 +245,9 @@ def _went_on(found: Map, values: Array, originals: Originals) -> tuple[Array, Ar
             there[there] = unused[ahead[there]] & (~zero[there] | (source[ahead[there]] == 0))
             ordinal[there], index[there] = tensors[0], ahead[there]
             unused[index[there]] = False
+    left = ordinal < 0
+    if values.size == source.size and zero[left].all() and not source[unused].any():
+        ordinal[left], index[left] = tensors[0], np.flatnonzero(unused)  # zeros in no order: the first for the first
     return ordinal, index
 
 

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from collections.abc import Mapping as Dict
-from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
+from operator import mul
 
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.mapping.tracing.families import NUMBER, Made, numbers_in, without_numbers
 
 
 def odd_ones(made: Sequence[Made]) -> list[str]:
-    """Targets that are made in another way than most of their siblings, in words."""
+    """Targets that are made in another way than most of their siblings, and those whose rows or parts are in an order
+    that nothing explains, in words."""
+    unlike = _unlike_siblings(made)
+    return [*unlike.values(), *(line for m in made if m.target not in unlike for line in _disordered(m))]
+
+
+def _disordered(m: Made) -> Iterator[str]:
+    """Parts that are stacked in another order than that of their numbers, and rows that are listed one by one."""
+    sizes = [size for _, size in m.stacks]
+    for (axis, size), outer in zip(m.stacks, accumulate(sizes, mul, initial=1), strict=False):
+        step = len(m.sources) // (outer * size)
+        along = [numbers_in(name) for name in m.sources[: size * step : step]]
+        if along != sorted(along):
+            listed = ", ".join(name for name in m.sources[: min(size, 4) * step : step])
+            yield f"{m.target}: axis {axis} has its parts in another order than that of their numbers: {listed}, ..."
+    if any("take" in op for op in m.ops):
+        yield f"{m.target}: {_described(m)}: in an order that no pattern describes"
+
+
+def _unlike_siblings(made: Sequence[Made]) -> dict[str, str]:
     families: dict[str, list[Made]] = {}
     for m in made:
         families.setdefault(without_numbers(m.target), []).append(m)
-    found = []
+    found = {}
     for family in families.values():
-        common, count = Counter(map(_manner, family)).most_common(1)[0]
-        if 2 * count <= len(family):
-            continue
-        for m in family:
+        common = _usual(family)
+        for m in family if common is not None else ():
             if _manner(m) != common:
                 usual = _renumbered(next(s for s in family if _manner(s) == common), m.target)
-                found.append(f"{m.target}: {_described(m)}; most of its siblings: {_described(usual)}")
+                found[m.target] = f"{m.target}: {_described(m)}; most of its siblings: {_described(usual)}"
     return found
+
+
+def _usual(family: Sequence[Made]) -> tuple | None:
+    """How most of a family are made, or twice as many as in any other way."""
+    (common, count), *others = Counter(map(_manner, family)).most_common(2)
+    return common if 2 * count > len(family) or count >= 2 * others[0][1] else None
 
 
 def like_siblings(
@@ -41,8 +66,8 @@ def like_siblings(
     ]
     if not family:
         return None
-    common, count = Counter(map(_manner, family)).most_common(1)[0]
-    if 2 * count <= len(family):
+    common = _usual(family)
+    if common is None:
         return None
     example = next(m for m in family if _manner(m) == common)
     mine = _renumbered(example, target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ class Joiner:
     def _stack(self, parts: list[Recipe], axis: int) -> Recipe:
         first = parts[0]
         if any(p.ops != first.ops or p.stacks != first.stacks for p in parts):
-            raise Unfactored("slices that are made in different ways")
+            raise Unfactored(_unalike(parts, axis))
         inner = tuple((a + (a >= axis), n) for a, n in first.stacks)
         sources = tuple(s for p in parts for s in p.sources)
         return Recipe(sources, first.ops, ((axis, len(parts)), *inner), all(p.exact for p in parts))
@@ -193,6 +194,18 @@ class Joiner:
                 if ops is not None:
                     return [{"take": axis, "indices": line.tolist()}, *ops]
         return None
+
+
+def _unalike(parts: Sequence[Recipe], axis: int) -> str:
+    """Why slices cannot be stacked; which they are, where most are made in one way."""
+    ways = [repr((p.ops, p.stacks)) for p in parts]
+    common, count = Counter(ways).most_common(1)[0]
+    if 2 * count <= len(parts):
+        return "slices that are made in different ways"
+    odd = [i for i, way in enumerate(ways) if way != common]
+    listed = ", ".join(map(str, odd[:3])) + (f" and {len(odd) - 3} more" if odd[3:] else "")
+    kinds = ", ".join(next(iter(op)) for op in parts[odd[0]].ops) or "as it is"
+    return f"slices that are made in different ways: {listed} of axis {axis} ({kinds}) otherwise than the rest"
 
 
 def _period(line: Array) -> int:
