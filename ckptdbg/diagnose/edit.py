@@ -56,7 +56,9 @@ class Edit:
     def applied(self, entry: BoundEntry, others: Mapping[str, Sequence[BoundEntry]]) -> BoundEntry:
         """The bound entry after the edit."""
         if self.sources_of is not None:
-            other = next(e for e in others[self.sources_of] if e.layer == entry.layer)
+            other = next((e for e in others[self.sources_of] if e.layer == entry.layer), None)
+            if other is None:  # entries for some layers only: there is nothing to exchange with in this one
+                return entry
             return replace(entry, sources=other.sources, source_layers=other.source_layers)
         if self.order is not None:
             lanes = range(0, len(entry.sources), len(self.order))

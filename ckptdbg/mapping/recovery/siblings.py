@@ -12,6 +12,8 @@ from operator import mul
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.mapping.tracing.families import NUMBER, Made, numbers_in, without_numbers
 
+_LISTED = 8  # rows named in a line
+
 
 def odd_ones(made: Sequence[Made]) -> list[str]:
     """Targets that are made in another way than most of their siblings, and those whose rows or parts are in an order
@@ -100,7 +102,14 @@ def _renumbered(m: Made, target: str) -> Made:
 def _described(m: Made) -> str:
     names = ", ".join(m.sources[:3]) + (f" and {len(m.sources) - 3} more" if len(m.sources) > 3 else "")
     ops = ", ".join(
-        str(next(iter(op.values()))) if "rearrange" in op else " ".join(f"{k} {v}" for k, v in op.items())
+        str(next(iter(op.values()))) if "rearrange" in op else " ".join(f"{k} {_short(v)}" for k, v in op.items())
         for op in m.ops
     )
     return f"made of {names}" + (f" by {ops}" if ops else " as it is")
+
+
+def _short(value: object) -> str:
+    """A long list by its beginning."""
+    if isinstance(value, list) and len(value) > _LISTED:
+        return f"[{', '.join(map(str, value[:_LISTED]))}, ...]"
+    return str(value)
