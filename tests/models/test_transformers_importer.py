@@ -87,7 +87,12 @@ def assert_same(found, wanted):
     assert {name for name, value in found.items() if value.tobytes() != wanted[name].tobytes()} == set()
 
 
-@pytest.mark.parametrize("name", [*SAMPLES, *OTHERS])
+QUICK = ("gemma2", "mixtral", "qwen3_moe", "DeepseekV3ForCausalLM")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in (*SAMPLES, *OTHERS)]
+)
 def test_disk_becomes_memory_and_memory_disk(name, tmp_path):
     folder = write(name, tmp_path)
     config, disk = open_checkpoint(folder).config, load_file(folder / "model.safetensors")
