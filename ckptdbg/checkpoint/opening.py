@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ckptdbg.checkpoint.base import Checkpoint
+from ckptdbg.checkpoint.context_file import ContextCheckpoint
 from ckptdbg.checkpoint.dcp_folder import DcpCheckpoint
 from ckptdbg.checkpoint.folders import find_config, find_folder
 from ckptdbg.checkpoint.gguf_file import GgufCheckpoint
@@ -25,6 +26,7 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
     ".bin": TorchCheckpoint,
     ".msgpack": MsgpackCheckpoint,
     ".gguf": GgufCheckpoint,
+    ".json": ContextCheckpoint,
 }
 
 

@@ -15,14 +15,19 @@ from ckptdbg.cli.frame import guarded, say
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A file or folder with named tensors.")],
     stats: Annotated[bool, typer.Option("--stats", help="Read every tensor: mean, std, min, max, non-finite.")] = False,
-    context: Annotated[bool, typer.Option("--context", help="Show the config that lies beside it.")] = False,
+    config: Annotated[bool, typer.Option("--config", help="Show the config that lies beside it.")] = False,
+    context: Annotated[bool, typer.Option("--context", help="Names and shapes alone, as a JSON context file.")] = False,
 ) -> None:
     """List the tensors of a checkpoint: name, shape, dtype."""
     from ckptdbg.checkpoint import describe, open_checkpoint
+    from ckptdbg.checkpoint.context_file import context_text
     from ckptdbg.report.names import number
 
     opened = open_checkpoint(checkpoint)
     if context:
+        typer.echo(context_text(opened.specs), nl=False)
+        return
+    if config:
         for key, value in (opened.config or {}).items():
             say(f"{key}: {value}")
         typer.echo()

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from ckptdbg.cli import propose
 from ckptdbg.cli.frame import Config, guarded, progress, say
 
 app = typer.Typer(help="Where a mapping comes from, and whether two do the same.", no_args_is_help=True)
+app.command("propose")(propose.propose)
 
 
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write the mapping here.")]
