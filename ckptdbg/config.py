@@ -21,7 +21,7 @@ PLAIN = {
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
 }
-MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover")
+MAPPING_KINDS = ("trace", "maxtext", "torchtitan", "recover", "propose")
 TRACE_KEYS = {"trace", "arrays", "options"}
 
 
@@ -122,14 +122,16 @@ class Config(_Record):
         return value
 
 
-def load_config(path: str | Path) -> Config:
-    """Read, check and resolve a config file. ``ConfigError`` with file:line for whatever is wrong with it."""
+def load_config(path: str | Path, *, mapping: dict[str, Any] | None = None) -> Config:
+    """Read, check and resolve a config file. ``ConfigError`` with file:line for whatever is wrong with it. ``mapping``
+    stands for a mapping that it does not name."""
     path = Path(path)
     document = parse_yaml(read_text(path, ConfigError), str(path), ConfigError)
     if "file" in document:
         raise _unknown_key(document, ("file",), path)
     try:
-        config = Config.model_validate({**plain(document), "file": path})
+        without = {} if mapping is None else {"mapping": mapping}
+        config = Config.model_validate({**without, **plain(document), "file": path})
     except ValidationError as cause:
         raise _as_config_error(cause, document, path) from cause
     return _resolved(config, document, path)

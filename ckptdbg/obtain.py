@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from pathlib import Path
@@ -14,9 +15,14 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.config import Config
 from ckptdbg.errors import ConfigError
 from ckptdbg.mapping import Mapping
+from ckptdbg.mapping.grids import judge_bound
+from ckptdbg.mapping.judge import Judgement, judge
 from ckptdbg.mapping.recovery import recover
 from ckptdbg.mapping.tracing import Traced, trace
 from ckptdbg.mapping.tracing.origins import Convert
+
+# Elements of a source that is still made up on probes: about ten copies of it are in memory then.
+_MOST_PROBED = 2**24
 
 
 class Named(Protocol):
@@ -47,6 +53,9 @@ def obtain_mapping(
             raise ConfigError("nothing to recover a mapping from", where=str(config.file), hint=hint)
         converted = target()
         return recover(source, read, converted.specs, converted.read, model_config).mapping
+    if "propose" in config.mapping:
+        hint = "a proposal is read before it is used: `ckptdbg mapping propose CONFIG --run -o FILE` writes one"
+        raise ConfigError("this config names no mapping", where=str(config.file), hint=hint)
     raise ConfigError(
         "this kind of mapping cannot be read yet",
         where=str(config.file),
@@ -75,6 +84,28 @@ def trace_config(
     return trace(convert, source, model_config, str(asked["trace"]), real)
 
 
+def judged(
+    texts: tuple[str, str],
+    source: Dict[str, TensorSpec],
+    model_config: Dict[str, Any],
+    target: Dict[str, TensorSpec] | None,
+) -> Judgement:
+    """Compare two mapping files or conversion functions by what they do to source tensors of these shapes: on probes,
+    or, for two files and more tensors than probes should be made of, as patterns of indices. Raises as
+    ``conversion_of`` does."""
+    large = sum(math.prod(spec.shape) for spec in source.values()) > _MOST_PROBED
+    if large and target is not None and all(map(is_file, texts)):
+        first, second = (Mapping.load(text).bind(model_config, source, target) for text in texts)
+        return judge_bound(first, second)
+    one, other = (conversion_of(text, source, model_config, target) for text in texts)
+    return judge(one, other, source)
+
+
+def is_file(text: str) -> bool:
+    """Whether a mapping is named by its file, not as a function."""
+    return Path(text).exists() or ":" not in text
+
+
 def conversion_of(
     text: str, source: Dict[str, TensorSpec], model_config: Dict[str, Any], target: Dict[str, TensorSpec] | None
 ) -> Convert:
@@ -83,7 +114,7 @@ def conversion_of(
     LoaderError."""
     from ckptdbg.models.loaders.conversion import load_conversion
 
-    if not Path(text).exists() and ":" in text:
+    if not is_file(text):
         chosen = load_conversion(text, Path.cwd(), options={}, config=model_config)
         return chosen({name: _example(spec, i) for i, (name, spec) in enumerate(source.items())})
     if target is None:

@@ -77,10 +77,15 @@ class Session(Verbs):
             return _load(self.config, "source")
 
     @cached_property
+    def loaded_target(self) -> Loaded:
+        """The target as its loader gives it. Raises LoaderError, CheckpointError."""
+        with self._stage("loading the target"):
+            return _load(self.config, "target")
+
+    @cached_property
     def target(self) -> Loaded:
         """The model under suspicion; without a path of its own, filled from the source through the mapping."""
-        with self._stage("loading the target"):
-            loaded = _load(self.config, "target")
+        loaded = self.loaded_target
         if self.config.target.path is None:
             bound = self._bind(loaded)
             made = {n: v for n, v, _ in bound.values(self.read_source)}

@@ -149,7 +149,7 @@ ERRORS = [
         "maps/llama.yaml",
         "{trac: x}",
         "4: mapping: found {'trac': 'x'}; expected a path or one of {trace: ...}, {maxtext: ...}, {torchtitan: ...}, "
-        "{recover: ...}",
+        "{recover: ...}, {propose: ...}",
     ),
     ("GOOD", "", "1: not a document; found nothing; expected keys and values"),
     ("path: hf}", "path: hf", "2: not valid YAML: expected ',' or '}', but got ':'"),

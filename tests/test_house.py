@@ -24,8 +24,9 @@ LINE = [
     {"weights"},
     {"report"},
 ]
-# These wire the rooms together. The probe makes inputs from a config; samples are built from configs and mappings.
-WIRING = {"obtain", "session", "stepping", "repair", "api", "cli", "samples", "probe"}
+# These wire the rooms together. The probe makes inputs from a config; samples are built from configs and mappings;
+# proposers settle a proposed mapping by running sessions.
+WIRING = {"obtain", "session", "stepping", "repair", "api", "cli", "samples", "probe", "proposers"}
 RANK = {room: rank for rank, rooms in enumerate(LINE) for room in rooms}
 
 

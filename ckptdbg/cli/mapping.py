@@ -103,18 +103,18 @@ def diff(
 ) -> int:
     """Say whether two mappings compute the same thing, tensor by tensor, however they are written.
 
-    Exits with 1 where they do not. No weights are read: both are run on probes.
+    Exits with 1 where they do not. No weights are read: both are run on probes, or, where the tensors are large and
+    both are mapping files, compared as patterns of indices.
     """
     from ckptdbg.checkpoint import open_checkpoint
-    from ckptdbg.mapping.judge import MEANING, judge
-    from ckptdbg.obtain import conversion_of
+    from ckptdbg.mapping.judge import MEANING
+    from ckptdbg.obtain import judged
 
     opened = open_checkpoint(source)
     made = None if target is None else open_checkpoint(target).specs
     with progress() as step:
-        step("running both on probes")
-        one, other = (conversion_of(text, opened.specs, opened.config or {}, made) for text in (first, second))
-        found = judge(one, other, opened.specs)
+        step("comparing what both make")
+        found = judged((first, second), opened.specs, opened.config or {}, made)
     for item in found.differing:
         say(f"{item.same:8} {item.target}: {MEANING[item.same]}{f' ({item.detail})' if item.detail else ''}")
     score = ", ".join(f"{share:.1%} {what} right" for what, share in found.score.items())

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckptdbg.mapping.proposal import Choice, Item, Proposal
 from ckptdbg.mapping.proposal.choices import settled_order
+from ckptdbg.mapping.proposal.settled import SCHEMA
 from ckptdbg.mapping.proposal.written import tensors_in, why
 from ckptdbg.report.names import count, op, visible
+
+if TYPE_CHECKING:
+    from ckptdbg.proposers.decide import Decided, Decision
 
 
 def lines(proposal: Proposal) -> Iterator[str]:
@@ -45,10 +50,34 @@ def _entry(item: Item) -> Iterator[str]:
     yield f"  {visible(why(item))}"
 
 
-def plan_data(proposal: Proposal) -> dict[str, Any]:
-    """The plan as data for JSON: entries, choices, and what is left over."""
+def decided_lines(decided: Decided) -> Iterator[str]:
+    """How every choice was settled, what the other alternatives would have left wrong, and the verdict."""
+    for decision in decided.decisions:
+        yield f"{visible(decision.choice)}: {visible(decision.taken)}"
+        yield f"    {_how(decision)}"
+    for change in decided.repaired:
+        yield f"repaired  {visible(change)}"
+    again = ", on a second seed too" if decided.on_another_seed else ""
+    yield f"{decided.result.verdict} after {count(decided.runs, 'run')}{again}"
+
+
+def _how(decision: Decision) -> str:
+    if not decision.others:
+        return "nothing else is possible"
+    if decision.how == "no effect":
+        return "the others change nothing that these models compute on this probe"
+    worst = ", ".join(f"{visible(text)}: {wrong}" for text, wrong in decision.others)
+    unit = "tensors of the target it misses" if decision.how == "tensors" else "places that diverge with it"
+    also = f"; as good: {'; '.join(map(visible, decision.also))}" if decision.also else ""
+    return f"{'not settled' if decision.how == 'open' else 'settled'} ({unit}: {worst}){also}"
+
+
+def plan_data(proposal: Proposal, decided: Decided | None = None) -> dict[str, Any]:
+    """The plan as data for JSON: entries, choices, what is left over, and how the choices were settled."""
+    settled = {} if decided is None else {"decided": _decided_data(decided)}
     return {
-        "schema": "ckptdbg.proposal/1",
+        "schema": SCHEMA,
+        **settled,
         "entries": [_entry_data(item) for item in proposal.items],
         "choices": [_choice_data(c, t) for c, t in zip(proposal.choices, proposal.taken, strict=True)],
         "unexplained": [str(f) for f in proposal.draft.unexplained],
@@ -56,6 +85,17 @@ def plan_data(proposal: Proposal) -> dict[str, Any]:
         "tied": [str(f) for f in proposal.draft.tied],
         "complete": proposal.complete,
         "mapping": proposal.mapping.text,
+    }
+
+
+def _decided_data(decided: Decided) -> dict[str, Any]:
+    return {
+        "verdict": decided.result.verdict,
+        "on_another_seed": decided.on_another_seed,
+        "runs": decided.runs,
+        "decisions": [dataclasses.asdict(decision) for decision in decided.decisions],
+        "repaired": list(decided.repaired),
+        "mapping": decided.mapping.text,
     }
 
 

@@ -122,8 +122,8 @@ def _slot_names(pieces: Sequence[str]) -> list[str]:
 
 
 def _counting(names: Mapping[str, object]) -> dict[str, list[tuple[int, int]]]:
-    """Of every name, where the numbers that count are: not in ``wi_0`` and ``wi_1``, but in ``layers_0``, where there is
-    more than one kind of tensor under it or the word before it says so."""
+    """Of every name, where the numbers that count are: not in ``wi_0`` and ``wi_1``, but in ``layers_0``, where there
+    is more than one kind of tensor under it or the word before it says so."""
     found: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
     numbers = {name: [m.span() for m in NUMBER.finditer(name)] for name in names}
     for depth in range(max(map(len, numbers.values()), default=0)):
