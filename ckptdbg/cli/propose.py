@@ -33,6 +33,12 @@ def propose(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The source's config.json, where none lies beside it.")
     ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Ask a language model instead: openai (any such endpoint), google."),
+    ] = None,
+    llm_model: Annotated[str | None, typer.Option(metavar="NAME", help="Which language model.")] = None,
+    chained: Annotated[bool, typer.Option("--chained", help="Ask it for the pairs first, then for the file.")] = False,
 ) -> int:
     """Propose a mapping from names, shapes and the source's config, and list the choices that are left.
 
@@ -42,6 +48,8 @@ def propose(
     from ckptdbg.report.proposal import decided_lines, lines
 
     _check_free(out, json)
+    if llm is not None:
+        return _by_language_model(source, target, config, llm, llm_model, chained, run, out)
     with progress() as step:
         found, decided = _proposed(source, target, config, like, run, step)
     for line in lines(found) if decided is None else decided_lines(decided):
@@ -120,3 +128,44 @@ def _write(found: Proposal, decided: Decided | None, out: Path | None, json: Pat
         say(f"wrote {write_new(json, json_format.dumps(data, indent=2) + chr(10))}")
     if out is not None:
         say(f"wrote {write_new(out, found.mapping.text if decided is None else with_notes(decided))}")
+
+
+def _by_language_model(
+    source: Path,
+    target: Path | None,
+    config: Path | None,
+    kind: str,
+    model: str | None,
+    chained: bool,
+    run: bool,
+    out: Path | None,
+) -> int:
+    """A mapping that a language model wrote and that binds, beside the one from names and shapes."""
+    from ckptdbg.errors import ConfigError
+    from ckptdbg.mapping.grids import judge_bound
+    from ckptdbg.proposers.llm import CLIENTS, ask_for_mapping
+    from ckptdbg.report.files import write_new
+
+    if kind not in CLIENTS:
+        raise ConfigError("unknown kind of language model", found=repr(kind), expected=" or ".join(CLIENTS))
+    if target is None or run:
+        hint = "compare the mapping that it gives afterwards: `ckptdbg compare CONFIG`"
+        raise ConfigError("a language model is given SOURCE and TARGET", hint=hint)
+    chat = CLIENTS[kind](model)
+    with progress() as step:
+        found = _of_checkpoints(source, target, config, run=False)
+        step("asking the language model")
+        mapping = ask_for_mapping(chat, found.source, found.target, found.config, chained)
+    bound = mapping.bind(found.config, found.source, found.target)
+    judged = judge_bound(found.bound(), bound)
+    for item in judged.differing:
+        detail = f" ({item.detail})" if item.detail else ""
+        say(f"{item.same:8} {item.target}: otherwise than by names and shapes{detail}")
+    left = sorted(set(found.source) - set(bound.entries_of_source) - set(found.left_out))
+    for name in left:
+        say(f"nobody uses  {name}")
+    same = len(judged.targets) - len(judged.differing)
+    say(f"it binds; {same} of {len(judged.targets)} tensors are made as by names and shapes")
+    if out is not None:
+        say(f"wrote {write_new(out, mapping.text)}")
+    return 1 if left else 0

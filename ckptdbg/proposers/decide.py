@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, product
@@ -9,7 +10,7 @@ from typing import Literal
 
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
-from ckptdbg.mapping.proposal import Choice, Proposal, propose
+from ckptdbg.mapping.proposal import Proposal, propose
 from ckptdbg.proposers.standing import Stand
 from ckptdbg.result import Result
 from ckptdbg.session import Session
@@ -72,7 +73,7 @@ def decide(session: Session, proposal: Proposal) -> Decided:
     stand = Stand(session, session.progress)
     by_tensors = session.config.target.path is not None
     score: Score = stand.wrong_tensors if by_tensors else stand.places
-    settled = _settled(proposal, score)
+    settled = _settled(proposal, score, (lambda _: set()) if by_tensors else stand.suspects)
     decisions = tuple(_decisions(settled, score, "tensors" if by_tensors else "running"))
     won = stand.candidate(settled.mapping)
     result = won.compare()
@@ -86,12 +87,13 @@ def decide(session: Session, proposal: Proposal) -> Decided:
     return Decided(settled, mapping, result, decisions, repaired, again, stand.runs)
 
 
-def _settled(proposal: Proposal, score: Score) -> Proposal:
-    """The best alternatives, place after place; of equally good ones the likeliest."""
+def _settled(proposal: Proposal, score: Score, suspects: Callable[[TensorMapping], set[str]]) -> Proposal:
+    """The best alternatives, place after place; of equally good ones the likeliest. ``suspects`` gives the entries that
+    may be at fault under a mapping: their choices are tried first."""
     best = score(proposal.mapping)
     for _ in range(_MOST_PASSES):
         before = best
-        for members in _places(proposal.choices):
+        for members in _places(proposal, suspects):
             if best == 0:
                 return proposal
             for candidate in _candidates(proposal, members):
@@ -105,13 +107,20 @@ def _settled(proposal: Proposal, score: Score) -> Proposal:
     return proposal
 
 
-def _places(choices: Sequence[Choice]) -> list[list[int]]:
-    """Indices of the choices that show together."""
+def _places(proposal: Proposal, suspects: Callable[[TensorMapping], set[str]]) -> Iterator[list[int]]:
+    """Indices of the choices that show together: those of entries under suspicion first, the fewest combinations
+    first."""
     groups: dict[str, list[int]] = {}
-    for i, choice in enumerate(choices):
+    for i, choice in enumerate(proposal.choices):
         if len(choice.alternatives) > 1:
             groups.setdefault(choice.place, []).append(i)
-    return list(groups.values())
+    named = suspects(proposal.mapping)
+
+    def order(members: list[int]) -> tuple[bool, int]:
+        chosen = [proposal.choices[i] for i in members]
+        return not any(named & set(c.items) for c in chosen), math.prod(len(c.alternatives) for c in chosen)
+
+    yield from sorted(groups.values(), key=order)
 
 
 def _candidates(proposal: Proposal, members: Sequence[int]) -> Iterator[Proposal]:

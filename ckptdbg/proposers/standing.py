@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.diagnose.elements import deviation
+from ckptdbg.diagnose.regions import find_places
+from ckptdbg.diagnose.suspects import suspects_of
 from ckptdbg.errors import CkptdbgError, MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.made import Made
@@ -48,6 +50,14 @@ class Stand:
             self.progress(f"trying the choices, run {self.runs}")
             self._known[mapping.text] = _places(self.candidate(mapping))
         return self._known[mapping.text]
+
+    def suspects(self, mapping: TensorMapping) -> set[str]:
+        """Entries that may be at fault where places diverge."""
+        try:
+            comparison = self.candidate(mapping).comparison
+        except CkptdbgError:
+            return set()
+        return {s.entry.name for place in find_places(comparison) for s in suspects_of(comparison, place)}
 
     def candidate(self, mapping: TensorMapping, seed: int | None = None) -> Session:
         """The session with another mapping; where the target has no tensors of its own, filled by it."""

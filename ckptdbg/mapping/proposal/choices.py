@@ -42,8 +42,8 @@ def choices_of(draft: Draft) -> list[Choice]:
         said = f" ({scope})" if scope else ""
         found += _rotary(draft, items, said)
         found += _attention_scale(draft, items, said)
-        found += _norm_shift(items, said)
         found += _head_order(items, said)
+    found += _norm_shift(draft.items)
     found += _embedding_scale(draft)
     found += _exchanges(draft.items)
     found += _orders(draft.items)
@@ -82,22 +82,36 @@ def _rotary(draft: Draft, items: Sequence[Item], scope: str) -> Iterator[Choice]
     odd = any(h is not None and h.size % 2 for item in turning for h in item.recipe.heads)
     if not turning or odd or any("position" in item.said for item in items):
         return
-    names = tuple(item.name for item in turning)
-
-    def all_to(rotary: str) -> tuple[Change, ...]:
-        return tuple(c for i in turning for c in ((i.name, "rotary", rotary), (i.name, "turned", _carriers(i))))
-
-    yield Choice(
-        f"rotary order{scope}",
-        "do queries and keys keep the order of features within a head?",
-        (
-            Alternative("as in the source"),
-            Alternative("halves in the source, neighbours in the target", all_to("interleave")),
-            Alternative("neighbours in the source, halves in the target", all_to("inverse")),
-        ),
-        f"attention{scope}",
-        names,
+    plain = [(item, _carriers(item)) for item in turning]
+    ways = [("", plain), *((", values and outputs as well", whole) for whole in _with_values(items, plain))]
+    directions = {
+        "interleave": "halves in the source, neighbours in the target",
+        "inverse": "neighbours in the source, halves in the target",
+    }
+    turned = (
+        Alternative(f"{text}{more}", _turning(rotary, way)) for more, way in ways for rotary, text in directions.items()
     )
+    names = tuple(dict.fromkeys(item.name for _, way in ways for item, _ in way))
+    question = "do queries and keys keep the order of features within a head?"
+    yield Choice(
+        f"rotary order{scope}", question, (Alternative("as in the source"), *turned), f"attention{scope}", names
+    )
+
+
+def _turning(rotary: str, items: Sequence[tuple[Item, tuple[int, ...]]]) -> tuple[Change, ...]:
+    return tuple(c for item, arrays in items for c in ((item.name, "rotary", rotary), (item.name, "turned", arrays)))
+
+
+def _with_values(
+    items: Sequence[Item], plain: Sequence[tuple[Item, tuple[int, ...]]]
+) -> Iterator[list[tuple[Item, tuple[int, ...]]]]:
+    """Where queries, keys and values are one tensor, a converter may turn all of it, and the outputs after the values:
+    the same model."""
+    fused = [item for item, _ in plain if len(item.roles) > 2 and len(_carriers(item, tuple(PROJECTED))) == 3]
+    outputs = [item for item in items if _carriers(item, ("out",))]
+    if fused and outputs:
+        whole = [(item, _carriers(item, tuple(PROJECTED)) if item in fused else arrays) for item, arrays in plain]
+        yield [*whole, *((item, (0,)) for item in outputs)]
 
 
 def _attention_scale(draft: Draft, items: Sequence[Item], scope: str) -> Iterator[Choice]:
@@ -122,7 +136,7 @@ def _attention_scale(draft: Draft, items: Sequence[Item], scope: str) -> Iterato
     yield Choice(f"attention scale{scope}", question, tuple(alternatives), f"attention{scope}", names)
 
 
-def _norm_shift(items: Sequence[Item], scope: str) -> Iterator[Choice]:
+def _norm_shift(items: Sequence[Item]) -> Iterator[Choice]:
     """Scales kept around 1 or around 0. A norm with a bias is none of those."""
     biased = {_module(item) for item in items if "bias" in item.said}
     norms = [i for i in items if "norm" in i.said and "bias" not in i.said and _module(i) not in biased]
@@ -130,14 +144,14 @@ def _norm_shift(items: Sequence[Item], scope: str) -> Iterator[Choice]:
         return
     names = tuple(item.name for item in norms)
     yield Choice(
-        f"norm shift{scope}",
+        "norm shift",
         "do both sides keep the scales of norms as they are?",
         (
             Alternative("yes"),
             Alternative("the source computes with 1 + w, the target with w", tuple((n, "shift", 1) for n in names)),
             Alternative("the source computes with w, the target with 1 + w", tuple((n, "shift", -1) for n in names)),
         ),
-        f"norms{scope}",
+        "norms",
         names,
     )
 

@@ -44,11 +44,13 @@ class HeadShapes:
         return (("h", self._sizes.name(_role(said[0]), pattern.size("h"), said[0])),)
 
     def _heads(self, route: Route, said: Concepts, lane: Shape) -> Heads | None:
-        """Where an array that carries a query or key has its heads."""
-        if not said & {"query", "key"} or not lane:
+        """Where an array of the attention has its heads."""
+        if not lane or (not _in_attention(said) and not ("norm" in said and said & {"query", "key"})):
             return None
         if "norm" in said:
             return Heads(len(lane) - 1, "", lane[-1])
+        if "bias" in said and "out" in said:
+            return None
         if route.part is not None and "d" in dict(route.pattern.sizes):
             axis = next(i for i, group in enumerate(route.pattern.right) if "d" in group)
             return Heads(axis, "", lane[axis])
@@ -57,7 +59,8 @@ class HeadShapes:
         if axis is None and merged is not None and route.join is None:
             return Heads(route.pattern.axis_of(merged), "", route.pattern.size(merged))
         if axis is None:
-            axis = self._conventions.output if len(lane) == 2 else 0
+            output = self._conventions.output
+            axis = 0 if len(lane) == 1 else output if said & PROJECTED else 1 - output
         size = route.pattern.size("d") if "d" in dict(route.pattern.sizes) else self.size(said)
         if axis >= len(lane) or size is None or lane[axis] % size:
             return None

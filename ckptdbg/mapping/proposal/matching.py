@@ -61,7 +61,8 @@ class Matcher:
         a, b = [self.sources[i] for i in sources], [self.targets[i] for i in targets]
         if len({f.slots for f in a}) > 1 or len({f.slots for f in b}) > 1:
             return
-        resizable = all(said & {"embedding", "head"} for said in (self.said[0][sources[0]], self.said[1][targets[0]]))
+        both = self.said[0][sources[0]] & self.said[1][targets[0]]
+        resizable = bool(both & {"embedding", "head"}) and not both & {"position", "type", "vision", "norm"}
         for alignment in alignments(a[0].slots, a[0].shape, b[0].slots, b[0].shape):
             ranks = {len(f.shape) for f in b} if alignment.target_axes else set()
             if len(ranks) > 1:

@@ -53,6 +53,11 @@ class Proposal:
         """Whether every parameter of both sides is paired."""
         return not self.draft.unexplained and not self.draft.unused
 
+    @property
+    def left_out(self) -> list[str]:
+        """Source tensors that no entry needs to use: tables, and heads that are the embedding."""
+        return [*self.draft.tables, *(name for family in self.draft.tied for name in family.names)]
+
     def taking(self, choice: str, alternative: int) -> Proposal:
         """The same with another alternative of one choice."""
         at = [c.name for c in self.choices].index(choice)

@@ -82,8 +82,8 @@ def _text_of(answer: Any) -> str:
 
 
 def google(model: str | None = None) -> Chat:
-    """Google's models through ``google-genai``: ``GEMINI_API_KEY`` or ``GOOGLE_API_KEY``, ``GEMINI_MODEL`` where no model
-    is named."""
+    """Google's models through ``google-genai``: ``GEMINI_API_KEY`` or ``GOOGLE_API_KEY``, and ``GEMINI_MODEL`` where no
+    model is named."""
     try:
         from google import genai  # type: ignore[import-not-found]
     except ImportError as cause:

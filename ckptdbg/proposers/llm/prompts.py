@@ -27,8 +27,8 @@ entries:
 ignore: {source: [], target: []}       # globs
 
 Placeholders in braces run over the numbers in the names. The ops are rearrange, transpose, reshape, squeeze, expand,
-concat (axis), split (axis), stack, unstack, pad, slice, take, scale, divide, add, cast. Every source tensor must be used and
-every target tensor made exactly once, or stand under ignore. Answer with the YAML alone."""
+concat (axis), split (axis), stack, unstack, pad, slice, take, scale, divide, add, cast. Every target tensor must be
+made exactly once, and every source tensor used or put under ignore. Answer with the YAML alone."""
 
 
 def question(source: Mapping[str, TensorSpec], target: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> str:
