@@ -33,7 +33,7 @@ def as_array(grid, sources):
 
 
 @given(chains(most=6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_a_chain_of_ops_does_to_grids_what_it_does_to_arrays(chain):
     shapes, ops = chain
     arrays = numbered(shapes)
@@ -101,7 +101,7 @@ def test_what_would_take_too_many_pieces_is_said_not_guessed():
 
 
 @given(chains(most=4), chains(most=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_patterns_say_what_probes_say(first, second):
     """Two chains from the same sources: the same verdict as running them on arrays."""
     (shapes, ops), (others, more) = first, second

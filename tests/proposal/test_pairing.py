@@ -16,10 +16,14 @@ def pairs_of(proposal):
 
 def nearest(proposal, true):
     """The proposal with, choice by choice, the alternative under which most is as in the true mapping."""
+    judged = judge_bound(true, proposal.bound())
+    entry_of = proposal.bound().entry_of_target
     for choice in proposal.choices:
-        options = [proposal.taking(choice.name, i) for i in range(len(choice.alternatives))]
-        proposal = max(options, key=lambda p: judge_bound(true, p.bound()).score["values"])
-    return proposal
+        if {entry_of[t.target].name for t in judged.differing} & set(choice.items):
+            options = [proposal.taking(choice.name, i) for i in range(1, len(choice.alternatives))]
+            scored = [(proposal, judged), *((option, judge_bound(true, option.bound())) for option in options)]
+            proposal, judged = max(scored, key=lambda pair: pair[1].score["values"])
+    return judged
 
 
 def check(source, target, true, config):
@@ -29,7 +33,7 @@ def check(source, target, true, config):
     bound = true.bind(config, source, target)
     found = judge_bound(bound, proposal.bound())
     assert found.score["names"] == 1
-    assert judge_bound(bound, nearest(proposal, bound).bound()).differing == ()
+    assert nearest(proposal, bound).differing == ()
     return {t.same for t in found.differing}
 
 
