@@ -106,10 +106,10 @@ def carried_over(name, plan, folder):
 SMALL = {"num_hidden_layers": 4, "vocab_size": 131, "intermediate_size": 76, "head_dim": 12}
 FAMILIES_HERE = {
     "qwen3": Family("Qwen3Config", "Qwen3ForCausalLM", {
-        **SMALL, "hidden_size": 40, "num_attention_heads": 6, "num_key_value_heads": 3, "tie_word_embeddings": True,
+        **SMALL, "hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 3, "tie_word_embeddings": True,
     }),
     "gemma3": Family("Gemma3TextConfig", "Gemma3ForCausalLM", {
-        **SMALL, "hidden_size": 40, "num_attention_heads": 6, "num_key_value_heads": 3, "sliding_window": 17,
+        **SMALL, "hidden_size": 42, "num_attention_heads": 6, "num_key_value_heads": 3, "sliding_window": 17,
         "query_pre_attn_scalar": 12,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
     }, norm_centre=0.0),
@@ -122,7 +122,7 @@ def small(folder, monkeypatch, name):
     source = write_checkpoint(name, folder / "source")
     config = json.loads((source / "config.json").read_text())
     norms = FOUR_NORMS if name == "gemma3" else TWO_NORMS
-    shapes = decoder(4, 40, 6, 3, 12, 76, norms, qk_norm=True) | {"token_embedder/embedding": (131, 40)}
+    shapes = decoder(4, 42, 6, 3, 12, 76, norms, qk_norm=True) | {"token_embedder/embedding": (131, 42)}
     options = {"model": name, "shapes": {n: list(s) for n, s in shapes.items()}, "layers": 4, "epsilon": 1e-6}
     if name == "gemma3":
         rope, window = config["rope_parameters"], config["sliding_window"]

@@ -99,6 +99,20 @@ def test_blocks_of_six_scanned():
     assert up.alignment.blocks[0].period == 6
 
 
+def test_layers_that_fill_no_block_lie_elsewhere():
+    """Gemma3's 34 layers scanned: five blocks of six, and four more."""
+    source = {f"layers.{i}.{n}.weight": s for i in range(34) for n, s in (("mlp.up_proj", (9, 7)), ("norm", (7,)))}
+    target = {f"layers/layers_{i}/mlp/wi/kernel": (7, 5, 9) for i in range(6)}
+    target |= {f"layers/layers_{i}/norm/scale": (7, 5) for i in range(6)}
+    target |= {f"layers_remainder/layers_{i}/mlp/wi/kernel": (7, 9) for i in range(4)}
+    target |= {f"layers_remainder/layers_{i}/norm/scale": (7,) for i in range(4)}
+    proposal = propose(specs(source), specs(target))
+    assert proposal.complete
+    made = {e.targets[0]: e.sources for e in proposal.bound().entries}
+    assert made["layers/layers_5/norm/scale"] == tuple(f"layers.{i}.norm.weight" for i in (5, 11, 17, 23, 29))
+    assert made["layers_remainder/layers_3/mlp/wi/kernel"] == ("layers.33.mlp.up_proj.weight",)
+
+
 def test_a_stacked_source_is_taken_apart():
     source = {"moe/wi_0": (3, 5, 7), "moe/wo": (3, 7, 5)}
     target = {f"moe.experts.{i}.{n}.weight": s for i in range(3) for n, s in (("w1", (7, 5)), ("w2", (5, 7)))}

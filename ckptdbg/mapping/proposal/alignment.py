@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from ckptdbg.mapping.proposal.families import Shape, Slot
 
@@ -74,8 +75,8 @@ def _options(
     free = [t for t in range(len(target)) if t not in taken]
     axes = [axis for axis in range(len(shape)) if axis not in so_far.target_axes]
     for t in free:
-        if target[t].values == slot.values:
-            cost = so_far.cost + (target[t].name != slot.name)
+        if target[t].size == slot.size and _counts_alike(target[t].values, slot.values):
+            cost = so_far.cost + (target[t].name != slot.name) + (target[t].values != slot.values)
             yield replace(so_far, pairs=(*so_far.pairs, (t, at)), cost=cost)
     for axis in axes:
         if shape[axis] == slot.size:
@@ -89,6 +90,12 @@ def _options(
             ):
                 block = Block(at, t, axis, period)
                 yield replace(so_far, blocks=(*so_far.blocks, block), cost=so_far.cost + 3)
+
+
+def _counts_alike(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether one number follows from the other: 30, 31, 32 from 0, 1, 2."""
+    steps = [{y - x for x, y in pairwise(values)} for values in (a, b)]
+    return a == b or all(len(step) <= 1 for step in steps)
 
 
 def _unstacked(shape: Shape, target: Sequence[Slot], so_far: Alignment) -> Iterator[Alignment]:

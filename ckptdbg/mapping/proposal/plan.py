@@ -17,6 +17,7 @@ from ckptdbg.mapping.proposal.heads import HeadShapes
 from ckptdbg.mapping.proposal.matching import Match, Matcher, match
 from ckptdbg.mapping.proposal.names import Concepts
 from ckptdbg.mapping.proposal.recipe import Recipe
+from ckptdbg.mapping.proposal.shares import shared_out
 from ckptdbg.mapping.proposal.sizes import Sizes
 from ckptdbg.mapping.proposal.vocabulary import TABLES
 
@@ -60,8 +61,8 @@ class Draft:
 def draft(source: Mapping[str, TensorSpec], target: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> Draft:
     """Pair all families and take, of what the shapes allow, what the rest of the model suggests."""
     tables = tuple(n for n in source if any(fnmatchcase(n, f"*{word}") for word in TABLES))
-    ours = families_of({n: spec for n, spec in source.items() if n not in tables})
     theirs = families_of(target)
+    ours = shared_out(families_of({n: spec for n, spec in source.items() if n not in tables}), theirs)
     if not ours or not theirs:
         raise MappingError("nothing to pair", found=f"{len(ours)} and {len(theirs)} kinds of tensors")
     matcher, matches = match(ours, theirs)
