@@ -150,6 +150,8 @@ def test_a_vocabulary_that_was_padded_and_a_head_that_is_tied():
 def test_nothing_is_refused():
     with pytest.raises(MappingError, match="nothing to pair"):
         propose({}, specs({"a": (2,)}))
+    with pytest.raises(MappingError, match="no shapes agree; are these two checkpoints of one model"):
+        propose(specs({"a.weight": (3,)}), specs({"a.weight": (2,)}))
 
 
 def test_a_hostile_name_stays_on_its_line():

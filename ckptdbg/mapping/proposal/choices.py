@@ -246,7 +246,7 @@ def _shapes(items: Sequence[Item]) -> Iterator[Choice]:
     for item in items:
         if not item.others:
             continue
-        text = f"how do the axes of {item.name} lie? Its shapes allow {len(item.others) + 1} ways"
+        text = f"how do its axes lie? The shapes allow {len(item.others) + 1} ways"
         alternatives = (
             Alternative(_way_text(item.recipe)),
             *(Alternative(_way_text(recipe), ((item.name, "recipe", recipe),)) for recipe in item.others),

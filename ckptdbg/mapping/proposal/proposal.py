@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.errors import MappingError
 from ckptdbg.mapping.bound import BoundMapping
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.proposal.choices import Choice, changed, choices_of
@@ -71,8 +72,11 @@ def propose(
     source: Dict[str, TensorSpec], target: Dict[str, TensorSpec], config: Dict[str, Any] | None = None
 ) -> Proposal:
     """Propose a mapping from names, shapes and the source's config alone. Raises MappingError where a side has no
-    tensors."""
+    tensors, or where no shape of one side agrees with any of the other."""
     found = draft(source, target, config or {})
+    if not found.items:
+        hint = "are these two checkpoints of one model?"
+        raise MappingError("no target tensor can be made of source tensors: no shapes agree", hint=hint)
     choices = tuple(choices_of(found))
     notes = (
         "Proposed from names and shapes alone: read it before you use it. A choice is something they do not tell.",
