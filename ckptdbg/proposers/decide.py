@@ -11,6 +11,7 @@ from typing import Literal
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.proposal import Proposal, propose
+from ckptdbg.mapping.proposal.written import printable
 from ckptdbg.proposers.standing import Stand
 from ckptdbg.result import Result
 from ckptdbg.session import Session
@@ -159,14 +160,13 @@ def _holds_again(stand: Stand, mapping: TensorMapping) -> bool:
 
 def with_notes(decided: Decided) -> str:
     """The mapping that won as a file, with how each choice was settled above it."""
-    lines = [
-        f"Proposed from names and shapes, settled by {decided.runs} runs of both models: {decided.result.verdict}"
-        + (", on a second seed too" if decided.on_another_seed else "")
-    ]
+    by = f"{decided.runs} runs of both models" if decided.runs else "the target's tensors"
+    again = ", on a second seed too" if decided.on_another_seed else ""
+    lines = [f"Proposed from names and shapes, settled by {by}: {decided.result.verdict}{again}"]
     for d in decided.decisions:
         tail = f"; as good: {'; '.join(d.also)}" if d.also else ""
         lines.append(f"{d.choice}: {d.taken} ({d.how}{tail})")
     lines += [f"repaired: {change}" for change in decided.repaired]
     body = decided.mapping.text
-    start = body.index("version: 1")
-    return "\n".join(f"# {' '.join(line.split())}" for line in lines) + "\n" + body[start:]
+    start = body.index("\nversion: 1\n") + 1  # behind the comments of the proposal, each of one line
+    return "".join(f"# {printable(line)}\n" for line in lines) + body[start:]

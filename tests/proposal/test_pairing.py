@@ -99,6 +99,22 @@ def test_blocks_of_six_scanned():
     assert up.alignment.blocks[0].period == 6
 
 
+def test_the_stacked_axis_is_where_other_tensors_have_it_and_stays_a_choice():
+    """Four layers of width 4: either axis of the norm may run over them."""
+    source = {f"layers.{i}.{n}.weight": s for i in range(4) for n, s in (("mlp.up_proj", (9, 4)), ("norm", (4,)))}
+    source |= {f"layers.{i}.mlp.down_proj.weight": (4, 9) for i in range(4)}
+    target = {"layers/mlp/wi/kernel": (4, 4, 9), "layers/norm/scale": (4, 4), "layers/mlp/wo/kernel": (9, 4, 4)}
+    target |= {"layers/mlp/gate/kernel": (6, 4, 9)}
+    source |= {f"layers.{i}.mlp.gate.weight": (9, 6) for i in range(4)}
+    proposal = propose(specs(source), specs(target))
+    axes = {item.name: item.alignment.target_axes for item in proposal.items}
+    assert set(axes.values()) == {(1,)}
+    stacked = [choice for choice in proposal.choices if choice.name == "stacked axis of layers.norm.scale"]
+    assert [a.text for a in stacked[0].alternatives] == ["axis 1", "axis 0"]
+    other = proposal.taking(stacked[0].name, 1).bound()
+    assert other.entry_of_target["layers/norm/scale"].stacks[0].axis == 0
+
+
 def test_layers_that_fill_no_block_lie_elsewhere():
     """Gemma3's 34 layers scanned: five blocks of six, and four more."""
     source = {f"layers.{i}.{n}.weight": s for i in range(34) for n, s in (("mlp.up_proj", (9, 7)), ("norm", (7,)))}

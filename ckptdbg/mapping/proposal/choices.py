@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ckptdbg.mapping.proposal.alignment import Alignment
 from ckptdbg.mapping.proposal.conventions import PROJECTED
 from ckptdbg.mapping.proposal.plan import Draft, Item
 from ckptdbg.mapping.proposal.recipe import Recipe, reordered
@@ -48,6 +49,7 @@ def choices_of(draft: Draft) -> list[Choice]:
     found += _exchanges(draft.items)
     found += _orders(draft.items)
     found += _shapes(draft.items)
+    found += _stacked(draft.items)
     found += _resized(draft.items)
     found += _tied(draft)
     return found
@@ -253,6 +255,26 @@ def _shapes(items: Sequence[Item]) -> Iterator[Choice]:
         )
         place = "attention" if item.said & {*PROJECTED, "out"} else item.name
         yield Choice(f"axes of {item.name}", text, alternatives, f"axes {place}", (item.name,))
+
+
+def _stacked(items: Sequence[Item]) -> Iterator[Choice]:
+    """Which axis is the stacked one, where several have as many entries as there are layers."""
+    for item in items:
+        if item.stackings:
+            alternatives = (
+                Alternative(_axes_text(item.alignment)),
+                *(
+                    Alternative(_axes_text(other), ((item.name, "alignment", other), (item.name, "recipe", recipe)))
+                    for other, recipe in item.stackings
+                ),
+            )
+            name = f"stacked axis of {item.name}"
+            yield Choice(name, "which axis runs over what is numbered?", alternatives, name, (item.name,))
+
+
+def _axes_text(alignment: Alignment) -> str:
+    axes = alignment.target_axes or alignment.source_axes
+    return f"axis {', '.join(map(str, axes))}"
 
 
 def _way_text(recipe: Recipe) -> str:

@@ -24,6 +24,7 @@ class Conventions:
     def __init__(self, matcher: Matcher, matches: Sequence[Match]) -> None:
         self._matcher = matcher
         self._turned = _vote(self._turned_of(m) for m in matches)
+        self._stacked = _vote(_only(alignment.target_axes or None for alignment, _ in m.ways) for m in matches)
         heads = _vote(self._output_of(m) for m in matches)
         self.output = heads if heads is not None else self._output_by_matrices(matches)
         """The source axis of outputs: 0 for ``[out, in]``."""
@@ -32,7 +33,7 @@ class Conventions:
         """What the names on both sides say."""
         return self._matcher.joined_said(found.sources).union(*(self._matcher.said[1][t] for t in found.targets))
 
-    def cost(self, alignment: Alignment, route: Route, found: Match) -> tuple[int, int, int, int]:
+    def cost(self, alignment: Alignment, route: Route, found: Match) -> tuple[int, ...]:
         """How far a way is from what the rest of the model suggests."""
         axis, said = source_axis(route), self.said(found)
         wrong = 0
@@ -42,7 +43,8 @@ class Conventions:
             wrong = int(axis == self.output)
         elif _is_matrix(route.pattern) and "embedding" not in said:
             wrong = int(_is_turned(route.pattern) != self.turned(found))
-        return alignment.cost, wrong, route.pattern.moves, route.part.axis if route.part else 0
+        elsewhere = int(bool(alignment.target_axes) and self._stacked not in (None, alignment.target_axes))
+        return alignment.cost, elsewhere, wrong, route.pattern.moves, route.part.axis if route.part else 0
 
     def turned(self, found: Match) -> bool:
         """Whether a square matrix is transposed on its way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class Family:
         return self.pieces[0][: found[0].end()] if found else None
 
     @cached_property
+    def elements(self) -> int:
+        """How many elements all its tensors hold together."""
+        return math.prod(self.shape) * len(self.names)
+
+    @cached_property
     def leaf(self) -> str:
         """The last word of the name."""
         return (words(self.pieces[-1]) or words("".join(self.pieces)) or [""])[-1]
@@ -94,10 +100,7 @@ def _families(pieces: Sequence[str], spec: TensorSpec, members: list[tuple[int, 
     """One family where every combination of numbers is there, else one for every first number, and so on."""
     numbers = [n for _, n in members]
     values = [sorted(set(column)) for column in zip(*numbers, strict=True)]
-    total = 1
-    for column in values:
-        total *= len(column)
-    if total == len(members):
+    if math.prod(map(len, values)) == len(members):
         named = _slot_names(pieces)
         slots = tuple(Slot(name, tuple(column)) for name, column in zip(named, values, strict=True))
         return [Family(tuple(pieces), slots, spec, members[0][0])]

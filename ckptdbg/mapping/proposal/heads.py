@@ -78,8 +78,6 @@ def _head_size(route: Route, said: Concepts) -> int | None:
     """What a head measures, where a route tells."""
     if not _in_attention(said):
         return None
-    if "norm" in said:
-        return None
     axis = heads_group(route.pattern, 0 if route.join is not None and route.join.kind == "stack" else None)
     return None if axis is None else route.pattern.size(route.pattern.left[axis][-1])
 

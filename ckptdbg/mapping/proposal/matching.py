@@ -63,6 +63,8 @@ class Matcher:
             return
         both = self.said[0][sources[0]] & self.said[1][targets[0]]
         resizable = bool(both & {"embedding", "head"}) and not both & {"position", "type", "vision", "norm"}
+        if not resizable and sum(f.elements for f in a) != sum(f.elements for f in b):
+            return
         for alignment in alignments(a[0].slots, a[0].shape, b[0].slots, b[0].shape):
             ranks = {len(f.shape) for f in b} if alignment.target_axes else set()
             if len(ranks) > 1:

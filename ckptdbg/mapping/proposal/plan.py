@@ -39,6 +39,8 @@ class Item:
     likeness: float
     others: tuple[Recipe, ...] = ()
     """What the shapes allow besides, for the same stacked axes."""
+    stackings: tuple[tuple[Alignment, Recipe], ...] = ()
+    """Other axes that may be the stacked ones, with a recipe each."""
     rivals: tuple[Family, ...] = ()
 
 
@@ -97,11 +99,26 @@ def _item(matcher: Matcher, found: Match, conventions: Conventions, shapes: Head
     several, side = (found.targets, 1) if len(targets) > 1 else (found.sources, 0)
     whole = conventions.said(found)
     said = [matcher.said[side][i] if len(several) > 1 else whole for i in several]
-    lanes = [alignment.lanes(f.shape, f.shape)[side] for f in (targets if side else sources)]
-    recipe, *others = (shapes.recipe(route, said, lanes) for other, route in ways if other == alignment)
-    rivals = tuple(matcher.sources[i] for i in found.rivals)
+
+    def recipes(alignment: Alignment) -> list[Recipe]:
+        lanes = [alignment.lanes(f.shape, f.shape)[side] for f in (targets if side else sources)]
+        return [shapes.recipe(route, said, lanes) for other, route in ways if other == alignment]
+
+    recipe, *others = recipes(alignment)
+    stackings = dict.fromkeys(other for other, _ in ways if other != alignment and other.cost == alignment.cost)
     return Item(
-        "", sources, targets, whole, tuple(said), alignment, recipe, found.sure, found.likeness, tuple(others), rivals
+        name="",
+        sources=sources,
+        targets=targets,
+        said=whole,
+        roles=tuple(said),
+        alignment=alignment,
+        recipe=recipe,
+        sure=found.sure,
+        likeness=found.likeness,
+        others=tuple(others),
+        stackings=tuple((other, recipes(other)[0]) for other in stackings),
+        rivals=tuple(matcher.sources[i] for i in found.rivals),
     )
 
 

@@ -24,13 +24,13 @@ def mapping_text(
     entries = [entry_of(item, shared) for item in items]
     used = " ".join(str(entry.get("ops", "")) for entry in entries)
     variables = {n: e for n, e in draft.sizes.variables.items() if n in used.replace("'", " ").split()}
-    lines = [f"# {_printable(note)}" for note in [*notes, *map(_question, choices)]]
+    lines = [f"# {printable(note)}" for note in [*notes, *map(_question, choices)]]
     lines += ["version: 1"]
     if variables:
         lines += dump_yaml({"variables": variables}).splitlines()
     lines.append("entries:")
     for item, entry in zip(items, entries, strict=True):
-        lines.append(f"  # {_printable(_comment(item, choices))}")
+        lines.append(f"  # {printable(_comment(item, choices))}")
         lines += dump_yaml([_in_line(entry)], like="  - x").splitlines()
     ignored = {"source": _unused(draft), "target": [glob for f in draft.unexplained for glob in map(escape, f.names)]}
     if any(ignored.values()):
@@ -42,7 +42,7 @@ def _unused(draft: Draft) -> list[str]:
     return [*map(escape, draft.tables), *(escape(n) for f in (*draft.tied, *draft.unused) for n in f.names)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A comment stays on its line, whatever the tensors are called."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
