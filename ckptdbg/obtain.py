@@ -3,6 +3,7 @@ checkpoints."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import suppress
@@ -31,6 +32,9 @@ from ckptdbg.weights.checkpoints import Tensors, open_side
 
 if TYPE_CHECKING:
     from ckptdbg.models.loaders.conversion import Conversion
+
+# Elements of a source that is still made up on probes: about ten copies of it are in memory then.
+_MOST_PROBED = 2**24
 
 
 class Named(Protocol):

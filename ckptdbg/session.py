@@ -88,6 +88,12 @@ class Session(Verbs):
         return loaded.named_for(TensorMapping.load(path), which) if isinstance(path, Path) else loaded
 
     @cached_property
+    def loaded_target(self) -> Loaded:
+        """The target as its loader gives it. Raises LoaderError, CheckpointError."""
+        with self._stage("loading the target"):
+            return _load(self.config, "target")
+
+    @cached_property
     def target(self) -> Loaded:
         """The model under suspicion; without a path of its own, filled from the source through the mapping."""
         loaded = self.empty_target
