@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint import open_checkpoint
+from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.compare.comparison import Comparison, SourceSide, Tensors, compare_sides
 from ckptdbg.compare.features import pair
+from ckptdbg.compare.noise import unit_roundoff
 from ckptdbg.compare.runs import Runs, isolate_source, run_source
 from ckptdbg.compare.store import StoredSource, read_source, write_source
 from ckptdbg.compare.views import TargetView, View, view_source, view_target
@@ -88,12 +90,6 @@ class Session(Verbs):
         return loaded.named_for(TensorMapping.load(path), which) if isinstance(path, Path) else loaded
 
     @cached_property
-    def loaded_target(self) -> Loaded:
-        """The target as its loader gives it. Raises LoaderError, CheckpointError."""
-        with self._stage("loading the target"):
-            return _load(self.config, "target")
-
-    @cached_property
     def target(self) -> Loaded:
         """The model under suspicion; without a path of its own, filled from the source through the mapping."""
         loaded = self.empty_target
@@ -142,8 +138,8 @@ class Session(Verbs):
         """The source's ``config.json``, else the target's. Mapping variables and the vocabulary come from it."""
         if self.stored is not None:
             return self.stored.config
-        made = self.config.target.path is None  # by the mapping, which may ask for this
-        return self.source.config or (None if made else self.target.config) or {}
+        target = vars(self).get("target") or self.empty_target  # filling it takes the config
+        return self.source.config or target.config or {}
 
     @cached_property
     def inputs(self) -> dict[str, Array]:
@@ -327,7 +323,9 @@ class Session(Verbs):
             own = name in wrong or name not in self.made
             return np.asarray(self.target.read(name), np.float64) if own else self.made[name]
 
-        return Tensors(self.read_source, exact, self.target.to_parameters)
+        by_function = [(e.targets[0], e.opaque.dtype) for e in self.mapping.entries if e.opaque is not None]
+        rounded = {name: 2 * unit_roundoff(as_dtype(dtype)) for name, dtype in by_function}
+        return Tensors(self.read_source, exact, self.target.to_parameters, rounded)
 
     def _stored_dtypes(self) -> dict[str, str]:
         """Of every target tensor, the dtype on disk where the path is a checkpoint we can read, else the model's."""

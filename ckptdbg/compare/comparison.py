@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.compare.blocks import BlockMeasure, measure_blocks
@@ -42,6 +43,20 @@ class Tensors:
     """A target tensor in float64: as mapped and not rounded where the target's own is as mapped, else its own."""
     to_parameters: Callable[[Callable[[str], Array]], dict[str, Array]]
     """Target tensors to the side's parameters."""
+    rounded: Mapping[str, float] = field(default_factory=dict)
+    """Target tensors that a function makes and rounds, so that no exact value is known: an ulp of each, relative."""
+
+    def unsure(self, exact: dict[str, Array]) -> dict[str, Array]:
+        """``exact`` with every rounded tensor moved by an ulp, up or down: what rounding leaves open is noise."""
+        if not self.rounded:
+            return exact
+        signs = np.random.default_rng(JITTER)
+
+        def moved(name: str) -> Array:
+            value = self.read_exact(name)
+            return value * (1 + self.rounded.get(name, 0.0) * signs.choice((-1.0, 1.0), value.shape))
+
+        return self.to_parameters(moved)
 
     def exact(self, changed: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """The target's parameters in float64, some of its tensors changed."""
@@ -114,6 +129,7 @@ def compare_sides(
     around an anchor without a partner are judged in working precision.
     """
     exact = tensors.exact()
+    unsure = tensors.unsure(exact)
     pairing = pair(source.view.graph.anchors, source.view.anchors, target.graph.anchors, target.anchors)
     alike = _all_offered(source, pairing)
     if not alike and isolate_again is not None:
@@ -122,12 +138,12 @@ def compare_sides(
     progress("running the target")
     first = side.run(inputs)
     routing = pin_target(source.runs.free, source.view.graph, first, target.graph, pairing)
-    free = run_target(side, inputs, exact, routing.pins, first)
+    free = run_target(side, inputs, exact, unsure, routing.pins, first)
     rows = [record.rows for record in free.working.records]
 
     def isolate(gauges: dict[int, float]) -> tuple[dict[int, Plant], Runs, list[SiteMeasure]]:
         put = plants(pairing, rows, source.runs.free.working.records, gauges, source.runs.padded)
-        runs = run_isolated(side, inputs, exact, routing.pins, put)
+        runs = run_isolated(side, inputs, exact, unsure, routing.pins, put)
         return put, runs, measure_sites(pairing, source.runs, free, runs, gauges, sharp=alike)
 
     progress("running the target with the source's values planted")

@@ -40,7 +40,7 @@ class Replay:
 
     def runs(self) -> Runs:
         """In working precision, in float64, and with jittered constants."""
-        runs = run_isolated(self.side, self.inputs, self.exact, self._pins, self.plants)
+        runs = run_isolated(self.side, self.inputs, self.exact, self.exact, self._pins, self.plants)
         kept = (without_rows(t, self.source.padded) for t in (runs.working, runs.promoted, runs.jittered))
         return Runs(*kept)
 

@@ -104,15 +104,20 @@ def without_rows(trace: Trace, tokens: Array) -> Trace:
 
 
 def run_target(
-    side: Side, inputs: Mapping[str, Array], exact: Mapping[str, Array], pins: Sequence[Array] | None, first: Trace
+    side: Side,
+    inputs: Mapping[str, Array],
+    exact: Mapping[str, Array],
+    unsure: Mapping[str, Array],
+    pins: Sequence[Array] | None,
+    first: Trace,
 ) -> Runs:
     """Run the target freely, its routing pinned. ``first`` is its unpinned working run, used again where nothing is
-    pinned."""
+    pinned; ``unsure`` are its parameters as ``exact`` with those that are known rounded only moved by an ulp."""
     working = side.run(inputs, choices=pins) if pins else first
     return Runs(
         working,
         side.run(inputs, promoted=True, values=exact, choices=pins),
-        side.run(inputs, promoted=True, values=exact, choices=pins, jitter=JITTER),
+        side.run(inputs, promoted=True, values=unsure, choices=pins, jitter=JITTER),
     )
 
 
@@ -120,6 +125,7 @@ def run_isolated(
     side: Side,
     inputs: Mapping[str, Array],
     exact: Mapping[str, Array],
+    unsure: Mapping[str, Array],
     pins: Sequence[Array] | None,
     put: Mapping[int, Plant],
 ) -> Runs:
@@ -127,7 +133,7 @@ def run_isolated(
     return Runs(
         side.run(inputs, choices=pins, plants=put),
         side.run(inputs, promoted=True, values=exact, choices=pins, plants=put),
-        side.run(inputs, promoted=True, values=exact, choices=pins, plants=put, jitter=JITTER),
+        side.run(inputs, promoted=True, values=unsure, choices=pins, plants=put, jitter=JITTER),
     )
 
 

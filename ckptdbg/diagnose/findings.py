@@ -58,12 +58,15 @@ def _merged(findings: list[Finding]) -> list[Finding]:
 
 
 def _suspected_tensors(comparison: Comparison, place: Place) -> set[str]:
-    """Tensors whose wrong value would show at this place: its own operands and region parameters, not what feeds it."""
+    """Tensors whose wrong value would show at this place: its own operands and region parameters, and those of anchors
+    that lie inside the region as they have no partner; not what feeds it."""
     target = comparison.target
     if place.port == "out":
         return {t for c in place.consumers for t in target.labels[c].tensors}
-    met = {t for m in place.met for t in target.met_labels[m].tensors}
-    return met | {t for p in place.merged for m in p.met for t in target.met_labels[m].tensors}
+    every = (place, *place.merged)
+    met = {t for p in every for m in p.met for t in target.met_labels[m].tensors}
+    inside = {f for p in every for f in p.feeds if comparison.pairing.outputs[f] is None}
+    return met | {t for f in inside for t in target.labels[f].tensors}
 
 
 def template(comparison: Comparison, place: Place) -> tuple:

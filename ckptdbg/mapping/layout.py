@@ -203,20 +203,26 @@ def _checked(
         if opaque is None and not state.all_dead:
             expected = _predict(state, [random[n] for n in names])
             size = np.abs(actual).max(initial=0.0) + 1.0
-            if not np.allclose(expected, actual, rtol=1e-9, atol=1e-9 * size):
+            if expected is None or not np.allclose(expected, actual, rtol=1e-9, atol=1e-9 * size):
                 opaque = "a value-dependent or non-linear function of the source tensors"
         layouts.append(Layout(state.shape, tuple(state.coordinates), state.scale, shift, opaque))
     return layouts
 
 
-def _predict(state: _State, tensors: list[Array]) -> Array:
+def _predict(state: _State, tensors: list[Array]) -> Array | None:
+    """The operand for these tensors; None where what was read names an element that is not there, as the labels of two
+    tensors multiplied do."""
     out = np.broadcast_to(np.asarray(state.zero, np.float64), state.shape).copy()
     grids = [_grid(c, state.shape) for c in state.coordinates]
     alive = ~state.dead
     for ordinal in np.unique(grids[0][alive]):
+        if not 0 <= ordinal < len(tensors):
+            return None
         tensor = tensors[int(ordinal)]
         here = alive & (grids[0] == ordinal)
         index = tuple(grid[here].astype(np.int64) for grid in grids[1 : 1 + tensor.ndim])
+        if any((at < 0).any() or (at >= n).any() for at, n in zip(index, tensor.shape, strict=True)):
+            return None
         out[here] += np.broadcast_to(state.divisor, state.shape)[here] * tensor[index]
     return out
 

@@ -103,8 +103,17 @@ def test_what_no_op_says_is_named_with_its_reason():
         "mean": "not an affine index map of the source tensors",
         "table": "a constant: it comes from no source tensor",
     }
-    assert set(traced.mapping.bind(CONFIG, specs, traced.specs).entry_of_target) == {"head"}
+    entries = traced.mapping.bind(CONFIG, specs, traced.specs).entry_of_target
+    assert {name: entry.opaque is not None for name, entry in entries.items()} == {
+        "head": False,
+        "clamped": True,
+        "scaled": True,
+        "mean": True,
+    }
+    assert entries["mean"].sources == ("model.embed_tokens.weight", "lm_head.weight")
     assert "# clamped: a value-dependent" in traced.mapping.text
+    assert traced.mapping.ignore.target == ("table",)
+    assert same_bits(traced, conversion("beyond", specs, arrays="torch"), specs) == set()
 
 
 def test_the_checkpoints_own_values_have_the_last_word():

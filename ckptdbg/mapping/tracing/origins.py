@@ -197,7 +197,10 @@ def _digits_needed(count: int, base: int) -> int:
 
 
 def _index_digit(spec: TensorSpec, base: int, place: int) -> Array:
-    flat = np.arange(math.prod(spec.shape), dtype=np.int64) // base**place % base
+    step = base**place
+    if step >= math.prod(spec.shape):  # other tensors, in a lower base, have more digits
+        return np.zeros(spec.shape, as_dtype(spec.dtype))
+    flat = np.arange(math.prod(spec.shape), dtype=np.int64) // step % base
     return flat.reshape(spec.shape).astype(as_dtype(spec.dtype))
 
 
