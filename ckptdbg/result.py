@@ -134,6 +134,9 @@ class Logits(Record):
     top1_agreement: float | None
     topk_overlap: float | None
     max_abs: float | None
+    kl_mean_bounds: list[float | None] | None = None
+    """Between which ``kl_mean_nats`` lies, where only the source's likeliest tokens are known."""
+    kl_max_bounds: list[float | None] | None = None
     greedy: Greedy | None = None
     tips: list[str] = Field(default_factory=list)
 

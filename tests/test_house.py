@@ -21,11 +21,12 @@ LINE = [
     {"models"},
     {"compare"},
     {"diagnose"},
+    {"golden"},
     {"weights"},
     {"report"},
 ]
 # These wire the rooms together. The probe makes inputs from a config; samples are built from configs and mappings.
-WIRING = {"obtain", "session", "stepping", "repair", "api", "cli", "samples", "probe"}
+WIRING = {"obtain", "session", "sketching", "stepping", "repair", "api", "cli", "samples", "probe"}
 RANK = {room: rank for rank, rooms in enumerate(LINE) for room in rooms}
 
 

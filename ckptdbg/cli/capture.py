@@ -21,6 +21,9 @@ def capture(
     stats: Annotated[
         bool, typer.Option("--stats", help="Keep no values: print mean, std, min, max and non-finite of every site.")
     ] = False,
+    sketch: Annotated[
+        bool, typer.Option("--sketch", help="Write random projections in place of values: small enough for git.")
+    ] = False,
 ) -> None:
     """Run the source here and keep what a comparison needs of it, to be compared elsewhere."""
     from ckptdbg.session import open_session
@@ -37,7 +40,7 @@ def capture(
         session = open_session(config)
         session.progress = step
         if out is not None:
-            written = session.capture(out)
+            written = session.capture(out, sketch=sketch)
             found = f"wrote {written}: compare with `ckptdbg compare CONFIG --source-trace {written}`"
         else:
             found = str(getattr(session, side).side.statistics(session.inputs))
