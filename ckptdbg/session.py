@@ -122,8 +122,13 @@ class Session(Verbs):
         if self.stored is None:
             return self.source.read
         if self.config.source.path is None:
-            raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
+            return _no_tensors
         return open_checkpoint(self.config.source.path).read
+
+    @property
+    def sketched(self) -> bool:
+        """Whether of the source there is a sketch only."""
+        return isinstance(self.stored, Sketch)
 
     @property
     def has_source_tensors(self) -> bool:
@@ -385,6 +390,10 @@ def _load(config: Config, which: str) -> Loaded:
         base=config.file.parent,
         precision=config.precision,
     )
+
+
+def _no_tensors(name: str) -> Array:
+    raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
 
 
 def _omitted(loaded: Loaded) -> tuple[str, ...]:

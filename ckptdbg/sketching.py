@@ -21,6 +21,7 @@ from ckptdbg.golden.findings import find_with_sketch
 from ckptdbg.golden.result import assemble_sketch
 from ckptdbg.golden.sketch import Sketch, make_sketch
 from ckptdbg.golden.store import is_sketch, read_sketch
+from ckptdbg.golden.tensors import Checked, check_tensors
 from ckptdbg.probe import make_inputs
 from ckptdbg.result import NotCompared, Result
 
@@ -110,15 +111,21 @@ def _moved(session: Session) -> dict[str, Array]:
 
 def compare_with_sketch(session: Session, sketch: Sketch) -> Result:
     """The Result of comparing a session's target with a sketch."""
-    comparison = session.sketch_comparison
-    findings = find_with_sketch(comparison, session.evidence, session.mapping)
+    comparison, here = session.sketch_comparison, session.has_source_tensors
+    checked = Checked() if here else _by_projections(session, sketch)
+    findings = find_with_sketch(comparison, session.evidence, session.mapping, checked.odd)
+    left = [NotCompared(name=name, side="target", reason=why) for name, why in checked.unchecked]
     omitted = tuple(getattr(session.target.side, "omitted_inputs", ()))
-    return assemble_sketch(comparison, findings, session.mapping, unchecked(session), omitted, session.about())
+    result = assemble_sketch(comparison, findings, session.mapping, left, omitted, session.about())
+    if here:
+        return result
+    note = NotCompared(name="single elements of tensors", side="source", reason=_NO_CHECKPOINT)
+    return result.model_copy(update={"not_compared": [note, *result.not_compared]})
 
 
-def unchecked(session: Session) -> list[NotCompared]:
-    """What of the tensors was not checked."""
-    if session.has_source_tensors:
-        return []
-    reason = "the source's checkpoint is not here: no tensor was compared with what the mapping makes of it"
-    return [NotCompared(name="tensors", side="source", reason=reason)]
+_NO_CHECKPOINT = "its checkpoint is not here: every tensor was compared as a whole, by 16 projections"
+
+
+def _by_projections(session: Session, sketch: Sketch) -> Checked:
+    due = Due(session.mapping, {}, session.stored_dtypes(), session.sizes)
+    return check_tensors(sketch, session.mapping, session.target.read, due.dtype)

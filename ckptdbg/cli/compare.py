@@ -38,6 +38,8 @@ def compare(
     """Compare source and target layer by layer and name the mapping entry at fault."""
     if fix is not None:
         _check_free(fix)
+    if source_trace is not None and (fix is not None or coverage):
+        _check_values(source_trace, "--fix" if fix is not None else "--coverage")
     with progress() as step:
         session, result = run(config, step, source_trace)
         if coverage:
@@ -59,6 +61,16 @@ def _check_free(path: Path) -> None:
 
     if path.exists():
         raise MappingError("there is a file here already", where=str(path), hint="name a new one")
+
+
+def _check_values(path: Path, option: str) -> None:
+    """Likewise: a sketch has not what some options take."""
+    from ckptdbg.errors import HarnessError
+    from ckptdbg.golden.store import is_sketch
+
+    if is_sketch(path):
+        expected = "a trace that `ckptdbg capture` wrote without --sketch, or the source itself"
+        raise HarnessError(f"{option} takes values of the source", where=str(path), found="a sketch", expected=expected)
 
 
 def run(config: Path, progress: Callable[[str], None], source_trace: Path | None = None) -> tuple[Session, Result]:
@@ -83,7 +95,8 @@ def write_reports(session: Session, result: Result, *, json: Path | None, html: 
         say(f"wrote {result.to_json(json)}")
     if html is not None:
         entries = entry_views(result, session.mapping)
-        say(f"wrote {result.to_html(html, pictures=pictures_of(session.comparison, result), entries=entries)}")
+        pictures = None if session.sketched else pictures_of(session.comparison, result)
+        say(f"wrote {result.to_html(html, pictures=pictures, entries=entries)}")
 
 
 def show(result: Result) -> None:

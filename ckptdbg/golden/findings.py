@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ckptdbg.compare.labels import Label
 from ckptdbg.compare.noise import DIVERGENT
 from ckptdbg.diagnose.findings import tensor_groups, wrong_tensors
@@ -11,6 +13,7 @@ from ckptdbg.diagnose.static import Evidence, static_reason
 from ckptdbg.diagnose.suspects import entries_of, layers_of, references
 from ckptdbg.diagnose.tensors import TensorDifference
 from ckptdbg.golden.comparison import SketchComparison, SketchSite
+from ckptdbg.golden.tensors import Odd, odd_findings
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.result import Finding
 
@@ -20,12 +23,16 @@ CANNOT = (
 )
 
 
-def find_with_sketch(comparison: SketchComparison, evidence: Evidence, mapping: BoundMapping) -> list[Finding]:
-    """Wrong tensors first, then where the models part, unless that is a wrong tensor's own place."""
+def find_with_sketch(
+    comparison: SketchComparison, evidence: Evidence, mapping: BoundMapping, odd: Sequence[Odd] = ()
+) -> list[Finding]:
+    """Wrong tensors first (``odd`` are those that only projections show), then where the models part, unless that is a
+    wrong tensor's own place."""
     place = first_place(comparison)
     found = [_tensors(comparison, group, mapping) for group in tensor_groups(evidence.tensors, mapping)]
+    found += odd_findings(odd, comparison.target)
     if place is not None:
-        wrong = {d.tensor for d in evidence.tensors}
+        wrong = {d.tensor for d in evidence.tensors} | {t for each in odd for t in each.entry.targets}
         if not wrong & _own_tensors(comparison, place):
             found.append(_parting(comparison, evidence, place))
     elif not any(s.free.divergent for s in comparison.sites):
@@ -129,7 +136,10 @@ def _tensors(comparison: SketchComparison, group: list[TensorDifference], mappin
     site = f"{target.labels[shown[0].anchor].site} out" if shown else None
     own = [x for x in (*target.labels, *target.met_labels) if names & set(x.tensors)]
     ratio = max((s.free.working.ratio for s in shown), default=None)
-    return wrong_tensors(group, entries, site).model_copy(update={"layers": layers_of(own), "ratio": ratio})
+    # What shows inside and not at the output may be a symmetry (v times c with o over c): the verdict cannot tell.
+    effect = "none" if shown and not comparison.output.free.divergent else "diverges"
+    update = {"layers": layers_of(own), "ratio": ratio, "effect": effect}
+    return wrong_tensors(group, entries, site).model_copy(update=update)
 
 
 def _floors(comparison: SketchComparison) -> list[Finding]:
