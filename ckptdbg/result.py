@@ -140,6 +140,14 @@ class Logits(Record):
     greedy: Greedy | None = None
     tips: list[str] = Field(default_factory=list)
 
+    def figures(self) -> dict[str, float | None]:
+        """Every number by its name; bounds where they are all that is known."""
+        found = self.model_dump(exclude={"greedy", "tips", "kl_mean_bounds", "kl_max_bounds"})
+        for name, bounds in (("kl_mean_nats", self.kl_mean_bounds), ("kl_max_nats", self.kl_max_bounds)):
+            if bounds is not None:
+                found |= {f"{name} >=": bounds[0], f"{name} <=": bounds[1]}
+        return found
+
 
 class Exercised(Record):
     """How small a change of one target tensor this probe would have shown: one that reaches the ratio of a divergence

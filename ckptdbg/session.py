@@ -34,7 +34,7 @@ from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_di
 from ckptdbg.diagnose.tensors import Due, TensorDifference, compare_tensors
 from ckptdbg.errors import CkptdbgError, ConfigError, HarnessError
 from ckptdbg.golden.comparison import SketchComparison
-from ckptdbg.golden.sketch import Sketch
+from ckptdbg.golden.sketch import GROUPS, Sketch
 from ckptdbg.golden.store import write_sketch
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
@@ -124,11 +124,6 @@ class Session(Verbs):
         if self.config.source.path is None:
             return _no_tensors
         return open_checkpoint(self.config.source.path).read
-
-    @property
-    def sketched(self) -> bool:
-        """Whether of the source there is a sketch only."""
-        return isinstance(self.stored, Sketch)
 
     @property
     def has_source_tensors(self) -> bool:
@@ -259,12 +254,12 @@ class Session(Verbs):
         with self._stage("running the target"):
             return measure_with_sketch(self, self.stored)
 
-    def capture(self, path: str | Path, *, sketch: bool = False) -> Path:
+    def capture(self, path: str | Path, *, sketch: bool = False, groups: int = GROUPS) -> Path:
         """Run the source here and write everything a comparison needs of it, for ``open_session(source_trace=...)``;
-        with ``sketch`` random projections in place of values, small enough for git (docs/golden.md). Raises
-        CheckpointError where something else is in the way."""
+        with ``sketch`` random projections in place of values, small enough for git (docs/golden.md), of so many
+        ``groups`` of token rows at most. Raises CheckpointError where something else is in the way."""
         if sketch:
-            return write_sketch(Path(path), sketch_of(self))
+            return write_sketch(Path(path), sketch_of(self, groups))
         write_source(Path(path), StoredSource(self.source_side, self.inputs, self.model_config))
         return Path(path)
 

@@ -19,7 +19,7 @@ from ckptdbg.errors import CheckpointError, HarnessError
 from ckptdbg.golden.comparison import SketchComparison, compare_sketch
 from ckptdbg.golden.findings import find_with_sketch
 from ckptdbg.golden.result import assemble_sketch
-from ckptdbg.golden.sketch import Sketch, make_sketch
+from ckptdbg.golden.sketch import GROUPS, Sketch, make_sketch
 from ckptdbg.golden.store import is_sketch, read_sketch
 from ckptdbg.golden.tensors import Checked, check_tensors
 from ckptdbg.probe import make_inputs
@@ -38,11 +38,11 @@ def read_stored(path: Path) -> StoredSource | Sketch:
     return read_sketch(path) if is_sketch(path) else read_source(path)
 
 
-def sketch_of(session: Session) -> Sketch:
-    """The sketch of a session's source, which is run here."""
+def sketch_of(session: Session, groups: int = GROUPS) -> Sketch:
+    """The sketch of a session's source, which is run here; ``groups`` as ``make_sketch`` takes them."""
     source = session.source
     tensors = ((name, session.read_source(name)) for name in source.specs)
-    return make_sketch(session.source_side, session.inputs, session.model_config, tensors, environment())
+    return make_sketch(session.source_side, session.inputs, session.model_config, tensors, environment(), groups)
 
 
 def check_sketch(session: Session, sketch: Sketch) -> None:

@@ -128,12 +128,8 @@ def _parting(comparison: SketchComparison, evidence: Evidence, place: Place) -> 
 def _tensors(comparison: SketchComparison, group: list[TensorDifference], mapping: BoundMapping) -> Finding:
     entries = [mapping.entry_of_target[d.tensor] for d in group]
     names, target = {d.tensor for d in group}, comparison.target
-    shown = [
-        s
-        for s in comparison.sites
-        if s.port == "out" and s.free.divergent and names & {*target.labels[s.anchor].tensors}
-    ]
-    site = f"{target.labels[shown[0].anchor].site} out" if shown else None
+    shown = [s for s in comparison.sites if s.free.divergent and names & {*target.labels[s.anchor].tensors}]
+    site = f"{target.labels[shown[0].anchor].site} {shown[0].port}" if shown else None
     own = [x for x in (*target.labels, *target.met_labels) if names & set(x.tensors)]
     ratio = max((s.free.working.ratio for s in shown), default=None)
     # What shows inside and not at the output may be a symmetry (v times c with o over c): the verdict cannot tell.

@@ -47,10 +47,12 @@ def kl_bounds(known: Likely, log_q: Array) -> tuple[Array, Array]:
     """
     p, log_p = np.exp(known.log_p.astype(np.float64)), known.log_p.astype(np.float64)
     common = (p * (log_p - np.take_along_axis(log_q, known.ids.astype(np.int64), 1))).sum(1)
-    rest = np.maximum(1 - p.sum(1), 0)
+    every = known.ids.shape[1] == log_q.shape[1]
+    rest = np.maximum(1 - p.sum(1), 0) * (not every)
     others = log_q.copy()
     np.put_along_axis(others, known.ids.astype(np.int64), -np.inf, 1)
-    return common + _least(rest, others), common + _most(rest, p.min(1), others, known.ids.shape[1])
+    least = np.maximum(common + _least(rest, others), 0)  # below 0 by the rounding of what is kept
+    return least, np.maximum(common + _most(rest, p.min(1), others, known.ids.shape[1]), least)
 
 
 def _least(rest: Array, others: Array) -> Array:

@@ -116,12 +116,14 @@ def _golden(item: Any, where: str) -> Golden:
     if len(tokens) != len(logits) or not logits.size:
         found = f"{len(tokens)} tokens, logits {list(logits.shape)}"
         raise CheckpointError("tokens and logits do not fit", where=where, found=found, expected="[length, vocabulary]")
+    with np.errstate(over="ignore"):  # a number that float32 cannot hold is named below
+        logits = logits.astype(np.float32)
     if not np.isfinite(logits).all():
         at = [int(i) for i in np.argwhere(~np.isfinite(logits))[0]]
         found = f"{logits[tuple(at)]} at {at}"
         raise CheckpointError("its logits are not all numbers", where=where, found=found, expected="finite logits")
     prompt = item.get("formatted_prompt", item.get("prompt", ""))
-    return Golden(where, str(prompt), tokens.astype(np.int64), logits.astype(np.float32))
+    return Golden(where, str(prompt), tokens.astype(np.int64), logits)
 
 
 def _array(item: dict[str, Any], key: str, axes: int, kinds: str, where: str) -> NDArray[Any]:

@@ -73,8 +73,7 @@ def plain(result: Result) -> str:
 
 def logits_lines(figures: Logits) -> list[str]:
     """Every figure on a line of its own, then what greedy decoding gave, as ids."""
-    apart = {"greedy", "tips", "kl_mean_bounds", "kl_max_bounds"}
-    lines = [f"{name:16} {number(v, 6)}" for name, v in figures.model_dump(exclude=apart).items()]
+    lines = [f"{name:16} {number(v, 6)}" for name, v in figures.figures().items()]
     if figures.greedy is not None:
         agree = "agrees" if figures.greedy.agree else f"differs from new token {figures.greedy.first_difference}"
         lines.append(f"{'greedy':16} {agree}")
