@@ -158,9 +158,9 @@ def _check_mapping(asked: dict[str, Any], known: dict[str, type | tuple[str, ...
             raise ValueError(f"{key} is {value!r}; expected {wanted}")
 
 
-def load_config(path: str | Path, *, mapping: dict[str, Any] | None = None) -> Config:
+def load_config(path: str | Path, *, mapping: dict[str, Any] | None = None, needs_source: bool = True) -> Config:
     """Read, check and resolve a config file. ``ConfigError`` with file:line for whatever is wrong with it. ``mapping``
-    stands for a mapping that it does not name."""
+    stands for a mapping that it does not name. Where the source is not needed, one that is not there has no path."""
     path = Path(path)
     document = parse_yaml(read_text(path, ConfigError), str(path), ConfigError)
     if "file" in document:
@@ -170,7 +170,7 @@ def load_config(path: str | Path, *, mapping: dict[str, Any] | None = None) -> C
         config = Config.model_validate({**without, **plain(document), "file": path})
     except ValidationError as cause:
         raise _as_config_error(cause, document, path) from cause
-    return _resolved(config, document, path)
+    return _resolved(config, document, path, needs_source)
 
 
 def _as_config_error(cause: ValidationError, document: Any, path: Path) -> ConfigError:
@@ -226,7 +226,7 @@ def _line(document: Any, keys: tuple[str | int, ...]) -> int:
     return line
 
 
-def _resolved(config: Config, document: Any, path: Path) -> Config:
+def _resolved(config: Config, document: Any, path: Path, needs_source: bool) -> Config:
     """Every path made absolute; ``ConfigError`` where a file is missing."""
     folder = path.resolve().parent
 
@@ -240,6 +240,9 @@ def _resolved(config: Config, document: Any, path: Path) -> Config:
 
     def side(name: Literal["source", "target"]) -> ModelConfig:
         model: ModelConfig = getattr(config, name)
+        if name == "source" and not needs_source:
+            path = None if model.path is None else folder / model.path.expanduser()
+            return model.model_copy(update={"path": path if path is not None and path.exists() else None})
         loader, colon, function = model.loader.rpartition(":")
         changes: dict[str, Any] = {}
         if colon and loader.endswith(".py"):

@@ -3,7 +3,6 @@ checkpoints."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from collections.abc import Mapping as Dict
 from contextlib import suppress

@@ -134,8 +134,19 @@ class Logits(Record):
     top1_agreement: float | None
     topk_overlap: float | None
     max_abs: float | None
+    kl_mean_bounds: list[float | None] | None = None
+    """Between which ``kl_mean_nats`` lies, where only the source's likeliest tokens are known."""
+    kl_max_bounds: list[float | None] | None = None
     greedy: Greedy | None = None
     tips: list[str] = Field(default_factory=list)
+
+    def figures(self) -> dict[str, float | None]:
+        """Every number by its name; bounds where they are all that is known."""
+        found = self.model_dump(exclude={"greedy", "tips", "kl_mean_bounds", "kl_max_bounds"})
+        for name, bounds in (("kl_mean_nats", self.kl_mean_bounds), ("kl_max_nats", self.kl_max_bounds)):
+            if bounds is not None:
+                found |= {f"{name} >=": bounds[0], f"{name} <=": bounds[1]}
+        return found
 
 
 class Exercised(Record):

@@ -23,7 +23,7 @@ from ckptdbg.compare.comparison import Comparison, SourceSide, Tensors, compare_
 from ckptdbg.compare.features import pair
 from ckptdbg.compare.noise import unit_roundoff
 from ckptdbg.compare.runs import Runs, isolate_source, run_source
-from ckptdbg.compare.store import StoredSource, read_source, write_source
+from ckptdbg.compare.store import StoredSource, write_source
 from ckptdbg.compare.views import TargetView, View, view_source, view_target
 from ckptdbg.config import Config, load_config
 from ckptdbg.diagnose.assemble import About, assemble, environment
@@ -34,7 +34,10 @@ from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.static import Evidence
 from ckptdbg.diagnose.structure import feed_differences, mixed_layouts, shift_differences, shifted_layouts
 from ckptdbg.diagnose.tensors import Due, TensorDifference, compare_tensors
-from ckptdbg.errors import CkptdbgError, ConfigError
+from ckptdbg.errors import CkptdbgError, ConfigError, HarnessError
+from ckptdbg.golden.comparison import SketchComparison
+from ckptdbg.golden.sketch import GROUPS, Sketch
+from ckptdbg.golden.store import write_sketch
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.mapping import Mapping as TensorMapping
 from ckptdbg.mapping.layout import Read
@@ -42,6 +45,7 @@ from ckptdbg.obtain import obtain_mapping, open_named
 from ckptdbg.probe import covering_inputs, make_inputs, other_tokens, sliding_window
 from ckptdbg.repair import Diagnosis, diagnose
 from ckptdbg.result import Result
+from ckptdbg.sketching import compare_with_sketch, measure_with_sketch, read_stored, sketch_of
 from ckptdbg.stepping.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -52,10 +56,13 @@ Progress = Callable[[str], None]
 
 
 def open_session(config: str | Path | Config, *, source_trace: str | Path | None = None) -> Session:
-    """Read a config (a path, or one already read). ``source_trace`` is a folder that ``ckptdbg capture`` wrote: the
-    source is then taken from there and not run. Raises ConfigError, CheckpointError."""
-    config = config if isinstance(config, Config) else load_config(Path(config))
-    return Session(config, stored=None if source_trace is None else read_source(Path(source_trace)))
+    """Read a config (a path, or one already read). ``source_trace`` is a folder that ``ckptdbg capture`` wrote, a trace
+    or a sketch: the source is then taken from there and not run, and with a sketch its checkpoint may be missing.
+    Raises ConfigError, CheckpointError."""
+    stored = None if source_trace is None else read_stored(Path(source_trace))
+    sketch = isinstance(stored, Sketch)
+    config = config if isinstance(config, Config) else load_config(Path(config), needs_source=not sketch)
+    return Session(config, stored=stored)
 
 
 @dataclass
@@ -63,8 +70,8 @@ class Session(Verbs):
     """Two models under comparison; the debugger's verbs work on what was recorded."""
 
     config: Config
-    stored: StoredSource | None = None
-    """The source as it ran elsewhere, where it is not run here."""
+    stored: StoredSource | Sketch | None = None
+    """The source as it ran elsewhere, or a sketch of it, where it is not run here."""
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage."""
     progress: Progress = lambda _: None
@@ -119,7 +126,7 @@ class Session(Verbs):
     @property
     def source_specs(self) -> dict[str, TensorSpec]:
         """The source's tensors, as mapping files name them."""
-        return self.source.specs if self.stored is None else self.stored.side.view.specs
+        return self.source.specs if self.stored is None else self.stored.view.specs
 
     @cached_property
     def read_source(self) -> Read:
@@ -127,11 +134,16 @@ class Session(Verbs):
         if self.stored is None:
             return self.source.read
         if self.config.source.path is None:
-            raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
+            return _no_tensors
         path = self.config.mapping
         if isinstance(path, Path):
             return open_named(self.config, "source", TensorMapping.load(path)).read
         return open_checkpoint(self.config.source.path).read
+
+    @property
+    def has_source_tensors(self) -> bool:
+        """Whether the source's tensors can be read: a sketch does without."""
+        return not isinstance(self.stored, Sketch) or self.config.source.path is not None
 
     @property
     def model_config(self) -> dict[str, Any]:
@@ -169,6 +181,11 @@ class Session(Verbs):
     @cached_property
     def source_side(self) -> SourceSide:
         """The source, walked and run."""
+        if isinstance(self.stored, Sketch):
+            raise HarnessError(
+                "a sketch holds no values of the source, and this takes them",
+                expected="a trace that `ckptdbg capture` wrote without --sketch, or the source itself",
+            )
         if self.stored is not None:
             return self.stored.side
         side, exact, view = self.source.side, self.source_exact, self.source_view
@@ -190,7 +207,10 @@ class Session(Verbs):
 
     @cached_property
     def made(self) -> dict[str, Array]:
-        """What the mapping makes of the source: target tensors in float64, not rounded to any stored dtype."""
+        """What the mapping makes of the source: target tensors in float64, not rounded to any stored dtype. Nothing
+        where the source's tensors are not here."""
+        if not self.has_source_tensors:
+            return {}
 
         def exact(name: str) -> Array:
             return without_nan(name, self.read_source(name))
@@ -201,13 +221,14 @@ class Session(Verbs):
     def differences(self) -> list[TensorDifference]:
         """Target tensors that are not what the mapping makes of the source."""
         with self._stage("comparing tensors"):
-            due = Due(self.mapping, self.made, self._stored_dtypes(), self.sizes)
+            due = Due(self.mapping, self.made, self.stored_dtypes(), self.sizes)
             return compare_tensors(due, self.target.read)
 
     @cached_property
     def evidence(self) -> Evidence:
         """What can be found before anything runs."""
-        source, target = self.source_side.view, self.target_view
+        source = self.source_side.view if self.stored is None else self.stored.view
+        target = self.target_view
         pairing = pair(source.graph.anchors, source.anchors, target.graph.anchors, target.anchors)
         return Evidence(
             self.differences,
@@ -236,14 +257,25 @@ class Session(Verbs):
             if not self.repeats:
                 check_repeatable(self.target.side, self.inputs, "target")
             again = None if self.stored is not None else self._isolate_source
-            return compare_sides(source, target, self.target.side, self.inputs, self._tensors(), self.progress, again)
+            return compare_sides(source, target, self.target.side, self.inputs, self.tensors(), self.progress, again)
 
     def _isolate_source(self, ins: frozenset[int], outs: frozenset[int]) -> Runs:
         runs = self.source_side.runs
         return isolate_source(self.source.side, self.inputs, self.source_exact, runs.free, ins, outs, runs.padded)
 
-    def capture(self, path: str | Path) -> Path:
-        """Run the source here and write everything a comparison needs of it, for ``open_session(source_trace=...)``."""
+    @cached_property
+    def sketch_comparison(self) -> SketchComparison:
+        """Everything measured against the sketch that this session was opened with. Raises HarnessError."""
+        assert isinstance(self.stored, Sketch), "`comparison` is what a session without a sketch has"
+        with self._stage("running the target"):
+            return measure_with_sketch(self, self.stored)
+
+    def capture(self, path: str | Path, *, sketch: bool = False, groups: int = GROUPS) -> Path:
+        """Run the source here and write everything a comparison needs of it, for ``open_session(source_trace=...)``;
+        with ``sketch`` random projections in place of values, small enough for git (docs/golden.md), of so many
+        ``groups`` of token rows at most. Raises CheckpointError where something else is in the way."""
+        if sketch:
+            return write_sketch(Path(path), sketch_of(self, groups))
         write_source(Path(path), StoredSource(self.source_side, self.inputs, self.model_config))
         return Path(path)
 
@@ -266,11 +298,13 @@ class Session(Verbs):
         if progress is not None:
             self.progress = progress
         started = time.perf_counter()
+        if isinstance(self.stored, Sketch):
+            return compare_with_sketch(self, self.stored)
         comparison = self.comparison
         findings = self.diagnosis.findings if repair else find(comparison, self.evidence, self.mapping)
         self.timings["total"] = time.perf_counter() - started
         omitted = {"target": _omitted(self.target), "source": () if self.stored else _omitted(self.source)}
-        return assemble(comparison, findings, self.mapping, omitted, self._about())
+        return assemble(comparison, findings, self.mapping, omitted, self.about())
 
     def with_coverage(self, result: Result) -> Result:
         """``result`` of this comparison with ``coverage`` measured: how small a change of each parameter this probe
@@ -316,7 +350,8 @@ class Session(Verbs):
         vars(other).update(shared)
         return other
 
-    def _tensors(self) -> Tensors:
+    def tensors(self) -> Tensors:
+        """Where a comparison takes parameter values from."""
         wrong = {d.tensor for d in self.evidence.tensors}
 
         def exact(name: str) -> Array:
@@ -327,7 +362,7 @@ class Session(Verbs):
         rounded = {name: 2 * unit_roundoff(as_dtype(dtype)) for name, dtype in by_function}
         return Tensors(self.read_source, exact, self.target.to_parameters, rounded)
 
-    def _stored_dtypes(self) -> dict[str, str]:
+    def stored_dtypes(self) -> dict[str, str]:
         """Of every target tensor, the dtype on disk where the path is a checkpoint we can read, else the model's."""
         dtypes = {name: spec.dtype for name, spec in self.target.specs.items()}
         if self.config.target.path is not None:
@@ -336,7 +371,8 @@ class Session(Verbs):
                 dtypes |= {name: on_disk[name].dtype for name in dtypes if name in on_disk}
         return dtypes
 
-    def _about(self) -> About:
+    def about(self) -> About:
+        """The circumstances, for the record."""
         return About(
             probe={
                 **self.config.probe.model_dump(mode="json"),
@@ -367,6 +403,10 @@ def _load(config: Config, which: str) -> Loaded:
         base=config.file.parent,
         precision=config.precision,
     )
+
+
+def _no_tensors(name: str) -> Array:
+    raise ConfigError("a source trace needs the source's checkpoint as well", hint="set source: {path: ...}")
 
 
 def _omitted(loaded: Loaded) -> tuple[str, ...]:

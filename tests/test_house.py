@@ -21,12 +21,25 @@ LINE = [
     {"models"},
     {"compare"},
     {"diagnose"},
+    {"golden"},
     {"weights"},
     {"report"},
 ]
 # These wire the rooms together. The probe makes inputs from a config; samples are built from configs and mappings;
 # proposers settle a proposed mapping by running sessions.
-WIRING = {"obtain", "judging", "session", "stepping", "repair", "api", "cli", "samples", "probe", "proposers"}
+WIRING = {
+    "obtain",
+    "judging",
+    "session",
+    "sketching",
+    "stepping",
+    "repair",
+    "api",
+    "cli",
+    "samples",
+    "probe",
+    "proposers",
+}
 RANK = {room: rank for rank, rooms in enumerate(LINE) for room in rooms}
 
 

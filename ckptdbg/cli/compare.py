@@ -36,14 +36,19 @@ def compare(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a precision floor too.")] = False,
 ) -> int:
     """Compare source and target layer by layer and name the mapping entry at fault."""
+    from ckptdbg.golden.store import is_sketch
+
     if fix is not None:
         _check_free(fix)
+    sketched = source_trace is not None and is_sketch(source_trace)
+    if sketched and (fix is not None or coverage):
+        raise _takes_values("--fix" if fix is not None else "--coverage", source_trace)
     with progress() as step:
         session, result = run(config, step, source_trace)
         if coverage:
             result = session.with_coverage(result)
     show(result)
-    write_reports(session, result, json=json, html=html)
+    write_reports(session, result, json=json, html=html, sketched=sketched)
     for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
         if path is not None:
             say(f"wrote {write(path)}")
@@ -61,6 +66,13 @@ def _check_free(path: Path) -> None:
         raise MappingError("there is a file here already", where=str(path), hint="name a new one")
 
 
+def _takes_values(option: str, trace: Path | None) -> Exception:
+    from ckptdbg.errors import HarnessError
+
+    expected = "a trace that `ckptdbg capture` wrote without --sketch, or the source itself"
+    return HarnessError(f"{option} takes values of the source", where=str(trace), found="a sketch", expected=expected)
+
+
 def run(config: Path, progress: Callable[[str], None], source_trace: Path | None = None) -> tuple[Session, Result]:
     """What a config describes, opened and compared."""
     from ckptdbg.session import open_session
@@ -74,8 +86,10 @@ def exit_status(result: Result, *, strict: bool = False) -> int:
     return 0 if result.verdict == "equivalent" or (result.verdict == "precision-floor" and not strict) else 1
 
 
-def write_reports(session: Session, result: Result, *, json: Path | None, html: Path | None) -> None:
-    """The result as JSON, and as a page with its pictures, where asked for."""
+def write_reports(
+    session: Session, result: Result, *, json: Path | None, html: Path | None, sketched: bool = False
+) -> None:
+    """The result as JSON, and as a page with its pictures, where asked for. A sketch has no values to draw."""
     from ckptdbg.report.entries import entry_views
     from ckptdbg.report.pictures import pictures_of
 
@@ -83,7 +97,8 @@ def write_reports(session: Session, result: Result, *, json: Path | None, html: 
         say(f"wrote {result.to_json(json)}")
     if html is not None:
         entries = entry_views(result, session.mapping)
-        say(f"wrote {result.to_html(html, pictures=pictures_of(session.comparison, result), entries=entries)}")
+        pictures = None if sketched else pictures_of(session.comparison, result)
+        say(f"wrote {result.to_html(html, pictures=pictures, entries=entries)}")
 
 
 def show(result: Result) -> None:

@@ -44,7 +44,7 @@ def match_rows(target: Array, source: Array) -> Array:
     """For each target row the source row of the same token and occurrence, -1 where there is none."""
     if len(target) == len(source) and np.array_equal(target, source):
         return np.where(source >= 0, np.arange(len(target)), -1)
-    keys, among = _single_keys(target), _single_keys(source)
+    keys, among = single_keys(target), single_keys(source)
     order = np.argsort(among, kind="stable")
     place = np.minimum(np.searchsorted(among[order], keys), max(len(source) - 1, 0))
     found = order[place] if len(source) else np.zeros(len(target), np.int64)
@@ -52,7 +52,7 @@ def match_rows(target: Array, source: Array) -> Array:
     return np.where(right & (target >= 0), found, -1)
 
 
-def _single_keys(rows: Array) -> Array:
+def single_keys(rows: Array) -> Array:
     """Token and occurrence as one integer; a token occurs far less than 2**24 times in one anchor."""
     keys = row_keys(rows)
     return keys[:, 0] * 2**24 + keys[:, 1]

@@ -82,7 +82,7 @@ def per_token(source: NDArray[np.generic], target: NDArray[np.generic], k: int) 
         with np.errstate(invalid="ignore"):
             terms = np.where(p == 0, p * 0, p * (log_p - log_q))
             difference = np.where(a == b, 0.0, np.abs(a - b))
-        ranked_a, ranked_b = _ranked(a, k), _ranked(b, k)
+        ranked_a, ranked_b = ranked(a, k), ranked(b, k)
         common = (ranked_a[:, :, None] == ranked_b[:, None, :]).any(axis=-1).mean(axis=-1)
         yield (
             terms.sum(axis=-1),
@@ -92,7 +92,7 @@ def per_token(source: NDArray[np.generic], target: NDArray[np.generic], k: int) 
         )
 
 
-def _ranked(logits: Floats, k: int) -> Ids:
+def ranked(logits: Floats, k: int) -> Ids:
     """The ``k`` largest, largest first; the lower id wins a tie, as arg-max does."""
     k = min(k, logits.shape[-1])
     return np.argsort(-logits, axis=-1, kind="stable")[:, :k]

@@ -82,7 +82,7 @@ def _site(
     shown = carry(found, rows, source.free.working.records, port, gauge)
     if shown.empty:
         return None
-    target = _aligned(free.working.records[t], rows, port)
+    target = aligned(free.working.records[t], rows, port)
     shape = (int(target.shape[0]), int(target.shape[1]))
     compared = 1.0 if shown.mask is None else float(shown.mask.mean())
     values = shown.values if shown.mask is None else np.where(shown.mask, shown.values, np.nan)
@@ -115,7 +115,7 @@ def judge_port(
         return carry(found, rows, trace.records, port, gauge)
 
     def ours(trace: Trace) -> Array:
-        return _aligned(trace.records[t], rows, port)
+        return aligned(trace.records[t], rows, port)
 
     sources = [source.working.records[s].output.dtype for s in found.anchors]
     precisions = (max(map(unit_roundoff, sources)), unit_roundoff(ours(target.working).dtype))
@@ -173,12 +173,17 @@ def _nonfinite(source: Array, target: Array, mask: Array | None) -> Judged:
     )
     if bool(same.all()):
         return Judged(NOTHING, NOTHING, 0.0)
-    tokens, features = (~np.isfinite(target)).any(1), (~np.isfinite(target)).any(0)
-    endless = Measure(np.inf, 0.0, np.inf, np.where(tokens, np.inf, 0), np.where(features, np.inf, 0))
-    return Judged(endless, endless, 0.0, nonfinite=True)
+    return endless(~np.isfinite(target))
 
 
-def _aligned(record: Record, rows: Array, port: Port) -> Array:
+def endless(bad: Array) -> Judged:
+    """Where one side alone is NaN or infinite; ``bad`` ``[rows, features]`` says at which elements."""
+    tokens, features = np.asarray(bad.any(1)), np.asarray(bad.any(0))
+    measured = Measure(np.inf, 0.0, np.inf, np.where(tokens, np.inf, 0), np.where(features, np.inf, 0))
+    return Judged(measured, measured, 0.0, nonfinite=True)
+
+
+def aligned(record: Record, rows: Array, port: Port) -> Array:
     values = record.input if port == "in" else record.output
     if values is None:
         raise ValueError("a lookup has no floating-point input")

@@ -49,6 +49,10 @@ class StoredSource:
     config: dict[str, Any]
     """The source's ``config.json``."""
 
+    @property
+    def view(self) -> View:
+        return self.side.view
+
 
 def write_source(path: Path, stored: StoredSource) -> None:
     """Write a trace folder. Raises CheckpointError where something else than a trace is in the way."""
@@ -59,8 +63,8 @@ def write_source(path: Path, stored: StoredSource) -> None:
     arrays: dict[str, Array] = {}
     manifest = {
         "schema": SCHEMA,
-        "side": _pack(stored.side, arrays),
-        "inputs": _pack(stored.inputs, arrays),
+        "side": pack(stored.side, arrays),
+        "inputs": pack(stored.inputs, arrays),
         "config": stored.config,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,38 +97,40 @@ def read_source(path: Path) -> StoredSource:
     if manifest.get("schema") != SCHEMA:
         raise CheckpointError("another trace format", where=str(path), found=manifest.get("schema"), expected=SCHEMA)
     read = open_checkpoint(path / "arrays.safetensors").read
-    return StoredSource(_unpack(manifest["side"], read), _unpack(manifest["inputs"], read), manifest["config"])
+    return StoredSource(unpack(manifest["side"], read), unpack(manifest["inputs"], read), manifest["config"])
 
 
-def _pack(value: Any, arrays: dict[str, Array]) -> Any:
+def pack(value: Any, arrays: dict[str, Array]) -> Any:
+    """``value`` as JSON, its arrays left in ``arrays``."""
     if isinstance(value, np.ndarray):
         name = str(len(arrays))
         arrays[name] = np.ascontiguousarray(value).reshape(value.shape)
         return {"array": name}
     if is_dataclass(value) and not isinstance(value, type):
-        packed = {f.name: _pack(getattr(value, f.name), arrays) for f in fields(value)}
+        packed = {f.name: pack(getattr(value, f.name), arrays) for f in fields(value)}
         return {"record": type(value).__name__, "fields": packed}
     if isinstance(value, Mapping):
-        return {"dict": [[key, _pack(item, arrays)] for key, item in value.items()]}
+        return {"dict": [[key, pack(item, arrays)] for key, item in value.items()]}
     if isinstance(value, tuple | list):
-        return {"tuple": [_pack(item, arrays) for item in value]}
+        return {"tuple": [pack(item, arrays) for item in value]}
     if isinstance(value, frozenset):
         return {"set": sorted(value)}
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _unpack(value: Any, read: Any) -> Any:
+def unpack(value: Any, read: Any) -> Any:
+    """What ``pack`` was given; ``read`` gives an array by name. Raises CheckpointError for an unknown record."""
     if not isinstance(value, dict):
         return value
     if "array" in value:
         return read(value["array"])
     if "tuple" in value:
-        return tuple(_unpack(item, read) for item in value["tuple"])
+        return tuple(unpack(item, read) for item in value["tuple"])
     if "set" in value:
         return frozenset(value["set"])
     if "dict" in value:
-        return {key: _unpack(item, read) for key, item in value["dict"]}
+        return {key: unpack(item, read) for key, item in value["dict"]}
     made = _CLASSES.get(value.get("record", ""))
     if made is None:
         raise CheckpointError("the trace holds an unknown record", found=value.get("record"), hint="capture again")
-    return made(**{name: _unpack(item, read) for name, item in value["fields"].items()})
+    return made(**{name: unpack(item, read) for name, item in value["fields"].items()})

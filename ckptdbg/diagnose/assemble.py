@@ -43,7 +43,7 @@ def assemble(
     sites = summary.sites(comparison)
     return Result(
         verdict=verdict.decide(comparison, found, undecided),
-        first_divergence=_at(sites, verdict.first_divergence(comparison)),
+        first_divergence=at_row(sites, verdict.first_divergence(comparison)),
         findings=found,
         sites=sites,
         not_compared=[*missing, *undecided],
@@ -56,7 +56,7 @@ def assemble(
     )
 
 
-def _at(sites: Sequence[Site], first: Divergence | None) -> Divergence | None:
+def at_row(sites: Sequence[Site], first: Divergence | None) -> Divergence | None:
     """The first divergence with the order of its row: rows count blocks too."""
     place = first and (first.site, first.port, first.layer)
     order = next((row.order for row in sites if (row.site, row.port, row.layer) == place), 0)

@@ -80,12 +80,18 @@ def template(comparison: Comparison, place: Place) -> tuple:
 def _tensor_findings(
     comparison: Comparison, evidence: Evidence, mapping: BoundMapping, explained: Sequence[Place], effect: Effect
 ) -> list[Finding]:
+    groups = tensor_groups(evidence.tensors, mapping)
+    return [_tensor_finding(comparison, group, mapping, explained, effect) for group in groups]
+
+
+def tensor_groups(differences: Sequence[TensorDifference], mapping: BoundMapping) -> list[list[TensorDifference]]:
+    """Differences that are one finding: those of one entry that say the same of their tensors."""
     groups: dict[tuple[str, str], list[TensorDifference]] = defaultdict(list)
-    for difference in evidence.tensors:
+    for difference in differences:
         entry = mapping.entry_of_target[difference.tensor]
         kind = difference.how if not difference.how[0].isdigit() else difference.tensor
         groups[(entry.name, kind)].append(difference)
-    return [_tensor_finding(comparison, group, mapping, explained, effect) for group in groups.values()]
+    return list(groups.values())
 
 
 def _tensor_finding(
@@ -98,24 +104,33 @@ def _tensor_finding(
     tensors = [d.tensor for d in group]
     entries = [mapping.entry_of_target[t] for t in tensors]
     places = [p for p in explained if set(tensors) & _suspected_tensors(comparison, p)]
+    finding = wrong_tensors(group, entries, site_name(comparison, places[0]) if places else None)
+    layers = _entry_layers(comparison, tensors, entries)
+    ratio = max((p.ratio for p in places), default=None)
+    effect = effect if places else "diverges"
+    return finding.model_copy(update={"effect": effect, "layers": layers, "ratio": ratio})
+
+
+def wrong_tensors(group: list[TensorDifference], entries: Sequence[BoundEntry], site: str | None) -> Finding:
+    """The finding of wrong tensors of one kind; ``site`` is where they show first, None where they do not."""
     first = group[0]
     others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
     index = f"[{', '.join(map(str, first.first))}]"
     return Finding(
         kind="tensor",
         cause="checkpoint",
-        effect=effect if places else "diverges",
+        effect="diverges",
         entries=references(entries),
-        layers=_entry_layers(comparison, tensors, entries),
-        site=site_name(comparison, places[0]) if places else first.tensor,
-        ratio=max((p.ratio for p in places), default=None),
+        layers=[],
+        site=site or first.tensor,
+        ratio=None,
         explanation=(
             f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {index}: "
             f"{first.found:.6g} where {first.expected:.6g} is due. Convert or load this tensor again."
         ),
         repair=_remake(entries[0]),
         evidence=[f"{d.tensor}: {d.wrong} of {d.size} elements beyond rounding of the stored dtype" for d in group[:8]]
-        + ([] if places else ["no compared site shows it: this probe does not exercise the wrong elements"]),
+        + ([] if site else ["no compared site shows it: this probe does not exercise the wrong elements"]),
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ckptdbg.compare.comparison import Comparison
+from ckptdbg.diagnose.compared import Compared
 from ckptdbg.diagnose.suspects import entries_of, layers_of, references
 from ckptdbg.result import Finding
 
 
-def routing_findings(comparison: Comparison) -> list[Finding]:
+def routing_findings(comparison: Compared) -> list[Finding]:
     """One finding for each choice that differs by more than rounding. All runs that are compared are pinned to the
     source's choices, so nothing else would show it."""
     found = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.labels import Label
+from ckptdbg.diagnose.compared import Compared
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.structure import Difference, Shift
 from ckptdbg.diagnose.suspects import entries_of, references
@@ -35,7 +36,7 @@ class Reason:
     sentence: str
 
 
-def static_reason(comparison: Comparison, evidence: Evidence, group: Sequence[Place]) -> Reason | None:
+def static_reason(comparison: Compared, evidence: Evidence, group: Sequence[Place]) -> Reason | None:
     """The reason for places of one template that diverge, where the evidence before running already gives it."""
     consumers = {c for p in group for c in p.consumers}
     return (
@@ -57,7 +58,7 @@ def exchange_partners(
     return list({e.name: e for e in found}.values())
 
 
-def _shift(comparison: Comparison, evidence: Evidence, group: Sequence[Place]) -> Reason | None:
+def _shift(comparison: Compared, evidence: Evidence, group: Sequence[Place]) -> Reason | None:
     met = {m for p in group for x in (p, *p.merged) for m in x.met}
     shifts = [s for s in evidence.shifts if s.meeting in met]
     if not shifts:
@@ -71,7 +72,7 @@ def _shift(comparison: Comparison, evidence: Evidence, group: Sequence[Place]) -
     )
 
 
-def _operand(comparison: Comparison, evidence: Evidence, group: Sequence[Place], consumers: set[int]) -> Reason | None:
+def _operand(comparison: Compared, evidence: Evidence, group: Sequence[Place], consumers: set[int]) -> Reason | None:
     for numbers, sentence in (
         (evidence.mixed, "mixes input and output axes: a reshape where a transpose belongs"),
         (evidence.shifted, "adds a constant to a matrix, which no other tensor can undo"),
@@ -83,7 +84,7 @@ def _operand(comparison: Comparison, evidence: Evidence, group: Sequence[Place],
     return None
 
 
-def _exchange(comparison: Comparison, evidence: Evidence, consumers: set[int]) -> Reason | None:
+def _exchange(comparison: Compared, evidence: Evidence, consumers: set[int]) -> Reason | None:
     feeds = [d for d in evidence.feeds if d.anchor in consumers]
     if not feeds:
         return None

@@ -13,6 +13,7 @@ from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.logits import compare_logits
 from ckptdbg.compare.sites import Judged, SiteMeasure
 from ckptdbg.compare.views import View
+from ckptdbg.diagnose.compared import Compared
 from ckptdbg.mapping import BoundMapping
 from ckptdbg.result import Coverage, Isolated, Logits, NotCompared, Site, Stats
 
@@ -124,7 +125,7 @@ def _isolated(judged: Judged) -> Isolated:
     return Isolated(error=measured.error, noise=measured.noise, ratio=measured.ratio)
 
 
-def not_compared(comparison: Comparison, omitted: dict[str, Sequence[str]]) -> list[NotCompared]:
+def not_compared(comparison: Compared, omitted: dict[str, Sequence[str]]) -> list[NotCompared]:
     """Everything that was left out, and why. ``omitted``: inputs that a side does not accept, by side."""
     rows: list[NotCompared] = []
     target, source, pairing = comparison.target, comparison.source.view, comparison.pairing
@@ -153,7 +154,7 @@ def not_compared(comparison: Comparison, omitted: dict[str, Sequence[str]]) -> l
     return list({(r.name, r.side, r.reason): r for r in rows}.values())
 
 
-def _why(comparison: Comparison, t: int) -> str:
+def _why(comparison: Compared, t: int) -> str:
     target = comparison.target
     layout, record = target.anchors[t], comparison.free.working.records[t]
     if not record.output.size:
@@ -175,7 +176,7 @@ def _why(comparison: Comparison, t: int) -> str:
     return "no anchor of the source uses the same elements"
 
 
-def coverage(comparison: Comparison) -> Coverage:
+def coverage(comparison: Compared) -> Coverage:
     """Which target tensors this probe exercised: those whose anchor or meeting took part in the run."""
     exercised = _exercised(comparison)
     missing = sorted(set(comparison.target.specs) - exercised)
@@ -183,13 +184,13 @@ def coverage(comparison: Comparison) -> Coverage:
     return Coverage(parameters_exercised=total - len(missing), parameters_total=total, unexercised=missing)
 
 
-def _exercised(comparison: Comparison) -> set[str]:
+def _exercised(comparison: Compared) -> set[str]:
     target = comparison.target
     ran = [label for t, label in enumerate(target.labels) if comparison.free.working.records[t].output.size]
     return {name for label in (*ran, *target.met_labels) for name in label.tensors}
 
 
-def undecided(comparison: Comparison, mapping: BoundMapping) -> list[NotCompared]:
+def undecided(comparison: Compared, mapping: BoundMapping) -> list[NotCompared]:
     """Target parameters with which nothing can be called equivalent: used but made by no entry, or made by an entry of
     which this probe exercises no tensor, so that its layout is shown right nowhere."""
     target, exercised = comparison.target, _exercised(comparison)
@@ -215,7 +216,7 @@ def logits(comparison: Comparison) -> Logits | None:
     return compare_logits(source, target, mask=keep)
 
 
-def is_logits(comparison: Comparison) -> bool:
+def is_logits(comparison: Compared) -> bool:
     """Whether the output has (batch, length, vocabulary) axes: as many features as some table has rows."""
     shape, graph = comparison.free.working.output_shape, comparison.target.graph
     sizes = {a.contraction for a in graph.anchors if a.kind == "lookup"}

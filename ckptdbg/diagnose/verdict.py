@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ckptdbg.compare.comparison import Comparison
+from ckptdbg.diagnose.compared import Compared
 from ckptdbg.diagnose.suspects import entries_of, layers_of, references
 from ckptdbg.result import Divergence, Finding, NotCompared, Verdict
 
@@ -23,7 +24,7 @@ def decide(comparison: Comparison, findings: Sequence[Finding], undecided: Seque
     return "equivalent"
 
 
-def first_divergence(comparison: Comparison) -> Divergence | None:
+def first_divergence(comparison: Compared) -> Divergence | None:
     """The first site, in the target's execution order, where the free-running models part."""
     if not comparison.output.free.divergent:
         return None

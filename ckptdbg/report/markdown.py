@@ -23,7 +23,7 @@ def dumps(result: Result) -> str:
     blocks = _summary(result)
     blocks += ["## Sites farthest from noise", _worst_sites(result)]
     if result.logits is not None:
-        figures = result.logits.model_dump(exclude={"greedy", "tips"})
+        figures = result.logits.figures()
         blocks += ["## Logits", _table(("figure", "value"), ((code(k), number(v, 4)) for k, v in figures.items()))]
         blocks += [f"- {prose(tip)}" for tip in result.logits.tips]
     if result.not_compared:

@@ -73,7 +73,7 @@ def plain(result: Result) -> str:
 
 def logits_lines(figures: Logits) -> list[str]:
     """Every figure on a line of its own, then what greedy decoding gave, as ids."""
-    lines = [f"{name:16} {number(v, 6)}" for name, v in figures.model_dump(exclude={"greedy", "tips"}).items()]
+    lines = [f"{name:16} {number(v, 6)}" for name, v in figures.figures().items()]
     if figures.greedy is not None:
         agree = "agrees" if figures.greedy.agree else f"differs from new token {figures.greedy.first_difference}"
         lines.append(f"{'greedy':16} {agree}")
@@ -158,10 +158,14 @@ def _short(ratio: float) -> str:
 
 
 def _logits(logits: Logits) -> str:
+    if logits.kl_mean_bounds is not None and logits.kl_max_bounds is not None:
+        (low, high), (least, most) = logits.kl_mean_bounds, logits.kl_max_bounds
+        kl = f"KL {number(low)} to {number(high)} nats per token (worst {number(least)} to {number(most)})"
+    else:
+        kl = f"KL {number(logits.kl_mean_nats)} nats per token (worst {number(logits.kl_max_nats)})"
     return (
-        f"logits: KL {number(logits.kl_mean_nats)} nats per token (worst {number(logits.kl_max_nats)}), "
-        f"top-1 agreement {_percent(logits.top1_agreement)}, top-10 overlap {_percent(logits.topk_overlap)}, "
-        f"largest difference {number(logits.max_abs)}"
+        f"logits: {kl}, top-1 agreement {_percent(logits.top1_agreement)}, "
+        f"top-10 overlap {_percent(logits.topk_overlap)}, largest difference {number(logits.max_abs)}"
     )
 
 
