@@ -81,7 +81,7 @@ def compare_sketch(
     pairing = pair(source.graph.anchors, source.anchors, target.graph.anchors, target.anchors)
     first = side.run(inputs)
     routing = pin_target(_choices(sketch), source.graph, first, target.graph, pairing)
-    free = run_target(side, inputs, exact, routing.pins, first)
+    free = run_target(side, inputs, exact, exact, routing.pins, first)
     moved = None
     if rounded is not None:
         moved = side.run(inputs, promoted=True, values=rounded, choices=routing.pins)
