@@ -205,9 +205,11 @@ def stack_recipes(parts: Sequence[Recipe], axis: int) -> Recipe:
     first = parts[0]
     if any(p.ops != first.ops or p.stacks != first.stacks for p in parts):
         raise Unfactored(_unalike(parts, axis))
-    inner = tuple((a + (a >= axis), n) for a, n in first.stacks)
-    sources = tuple(s for p in parts for s in p.sources)
-    return Recipe(sources, first.ops, ((axis, len(parts)), *inner), all(p.exact for p in parts))
+    stacks = [(axis, len(parts)), *((a + (a >= axis), n) for a, n in first.stacks)]
+    order = sorted(range(len(stacks)), key=lambda i: stacks[i])  # the first axis is the outermost level
+    grid = np.array([p.sources for p in parts], np.int64).reshape(*(n for _, n in stacks), -1)
+    sources = grid.transpose(*order, len(stacks)).reshape(-1).tolist()
+    return Recipe(tuple(sources), first.ops, tuple(stacks[i] for i in order), all(p.exact for p in parts))
 
 
 def _boxed(spread: Spread, box: Sequence[slice]) -> Spread:

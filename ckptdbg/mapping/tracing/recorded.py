@@ -82,7 +82,10 @@ def read_places(program: Program, specs: Sequence[TensorSpec]) -> Places:
         raise Unfactored(NOT_AFFINE)
     axes = range(max(1, *(len(s.shape) for s in specs)))
     terms = tuple(decode(program.spread(lambda i, a=a: _steps(specs[i], a), exact=True), 0) for a in axes)
-    pairs = [_random_pair(program, specs, ordinal, terms, axis, 0) for axis in axes]
+    pairs = [
+        _constant_pair(program, specs, ordinal),
+        *(_random_pair(program, specs, ordinal, terms, a, 0) for a in axes),
+    ]
     if not _only_moved(scale, zero):  # a factor and its rounding are told by more values than an axis is long
         longest = max(axes, key=lambda axis: max(s.shape[axis] if axis < len(s.shape) else 0 for s in specs))
         pairs += [_random_pair(program, specs, ordinal, terms, longest, i) for i in range(1, _ROUNDS)]
@@ -138,11 +141,20 @@ class _Decoder:
         return Spread(whole.astype(np.int64), pushed.shape)
 
 
+def _constant_pair(program: Program, specs: Sequence[TensorSpec], ordinal: Spread) -> tuple[Spread, Spread]:
+    """The same for a random number of its own in each source: what two of them make together shows."""
+    numbers = [np.random.default_rng([37, i]).standard_normal(1).astype(as_dtype(s.dtype)) for i, s in enumerate(specs)]
+    after = program.spread(lambda i: Spread(numbers[i].reshape([1] * len(specs[i].shape)), specs[i].shape), exact=False)
+    of = np.array([0.0, *(n.astype(np.float64)[0] for n in numbers)])
+    return ordinal.each(lambda base: of[base + 1]), after
+
+
 def _random_pair(
     program: Program, specs: Sequence[TensorSpec], ordinal: Spread, terms: Sequence[Spread], axis: int, again: int
 ) -> tuple[Spread, Spread]:
-    """Random values along one axis of every source, as they lie in the target, and what the program made of them."""
-    lines = [_random_line(spec, i, axis, again) for i, spec in enumerate(specs)]
+    """Random values along one axis of every source, as they lie in the target, and what the program made of them.
+    Sources whose axis is equally long have the same ones: joined, they are still constant along other axes."""
+    lines = [_random_line(spec, axis, again) for spec in specs]
     after = program.spread(lambda i: _along(specs[i], axis, lines[i]), exact=False)
     which, offset = together([ordinal, terms[axis]])
     before = np.zeros(which.shape)
@@ -154,10 +166,10 @@ def _random_pair(
     return Spread(before, ordinal.shape), after
 
 
-def _random_line(spec: TensorSpec, ordinal: int, axis: int, again: int) -> Array:
+def _random_line(spec: TensorSpec, axis: int, again: int) -> Array:
     """One value for every index of an axis; one for all where there is no such axis."""
     size = spec.shape[axis] if axis < len(spec.shape) else 1
-    return np.random.default_rng([31, ordinal, axis, again]).standard_normal(size).astype(as_dtype(spec.dtype))
+    return np.random.default_rng([31, axis, again]).standard_normal(size).astype(as_dtype(spec.dtype))
 
 
 def _binary(op: Callable[[Array, Array], Array], a: Spread, b: Spread) -> Spread:

@@ -7,18 +7,23 @@ own ops make and nothing else.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.func import functionalize
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from ckptdbg.checkpoint.spec import TensorSpec
@@ -104,22 +109,11 @@ def record(function: Function, specs: Mapping[str, TensorSpec]) -> Recording:
     for name, tensor in given.items():
         recorder.note_source(name, tensor)
     with ExitStack() as stack:
-        for context in (_NoValues(), fake, recorder, torch.no_grad(), _refused()):
+        for context in (_NoValues(), fake, recorder, torch.no_grad()):
             stack.enter_context(context)
         made = functionalize(lambda tensors: dict(function(tensors)))(dict(given))
     recorder.recording.targets = {name: recorder.ref(value) for name, value in made.items()}
     return recorder.recording
-
-
-@contextmanager
-def _refused() -> Iterator[None]:
-    """Errors of a function that needs values, as ours."""
-    from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
-
-    try:
-        yield
-    except (DataDependentOutputException, DynamicOutputShapeException) as cause:
-        raise Unrecordable(f"the conversion looks at values ({cause})") from cause
 
 
 class _NoValues(TorchFunctionMode):
@@ -149,7 +143,8 @@ class _Recorder(TorchDispatchMode):
             return self._refs[id(value)]
         if isinstance(value, FakeTensor):
             raise Unrecordable("the conversion makes a tensor in a way that no op tells")
-        constant = value.detach().clone()  # the function may go on to change it
+        with _disable_current_modes():
+            constant = value.detach().clone()  # the function may go on to change it
         step = Step(None, (), {}, (tuple(value.shape),), (value.dtype,), constant=constant)
         ref = self.recording.add(step)
         self._note(value, ref)
@@ -157,8 +152,11 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         name = str(func)
+        try:
+            out = func(*args, **kwargs)
+        except (DataDependentOutputException, DynamicOutputShapeException) as cause:
+            raise Unrecordable(f"the conversion looks at values ({name})") from cause
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise MappingError(
                 f"the conversion draws random numbers ({name})",
