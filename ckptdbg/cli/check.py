@@ -44,6 +44,8 @@ def check(
     for remark in found.remarks:
         _say(remark)
     notes = len(found.remarks) - len(found.errors)
+    if not models:
+        say("not known without the models: rotary order, scale of the scores, what each norm adds (--models asks them)")
     say(f"{found.entries} entries: {_counted(len(found.errors), 'error')}, {_counted(notes, 'note')}")
     if json is not None:
         say(f"wrote {write_text(json, found.model_dump_json(by_alias=True, indent=2))}")
@@ -90,11 +92,32 @@ def _of_config(file: Path, source: Path | None, target: Path | None, models: boo
             "a config names both checkpoints itself", where=str(file), hint="leave out --source, --target"
         )
     config = load_config(file)
+    if models:
+        return _of_models(file)
     with progress() as step:
         a, b = open_side(config.source, "source", config.file), open_side(config.target, "target", config.file)
         step("looking over the mapping")
         mapping = obtain_mapping(config, a.specs, a.read, a.config or {}, lambda: b)
         return check_mapping(mapping, a.config or b.config or {}, a.specs, b.specs, (), (a.where, b.where))
+
+
+def _of_models(file: Path) -> Checked:
+    """The same with what both models say, where the mapping can be bound at all."""
+    from ckptdbg.cli.check_models import ask_models
+    from ckptdbg.mapping.check import check_mapping
+    from ckptdbg.mapping.check.subject import alike
+    from ckptdbg.session import open_session
+
+    session = open_session(file)
+    with progress() as step:
+        session.progress = step
+        target, names = session.target.specs, ("the loaded source", "the loaded target")
+        subject = session.unbound_mapping, session.model_config, session.source_specs, target
+        found = check_mapping(*subject, names=names)
+        if found.errors:
+            return found
+        step("asking the models")
+        return check_mapping(*subject, more=alike(ask_models(session)), names=names)
 
 
 def _say(remark: Remark) -> None:

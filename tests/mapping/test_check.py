@@ -193,7 +193,7 @@ CASES = {
     ),
     "one norm plus one": (
         edited(NORM, f"{NORM}{ADD}1"),
-        ("note", "norms", 23, "norm", "adds 1 where final_norm adds nothing"),
+        ("note", "norms", 23, "norm", "adds 1 where others add nothing: final_norm"),
     ),
     "a norm plus two": (
         edited(NORM, f"{NORM}{ADD}1\n      - add: 1"),
@@ -332,6 +332,41 @@ def test_both_forms_of_the_command(files, tmp_path):
     stored = Checked.model_validate_json((tmp_path / "found.json").read_text())
     assert [r.where for r in stored.errors] == [f"{mapping}:59"]
     assert json.loads((tmp_path / "found.json").read_text())["schema"] == "ckptdbg.mapping-check/1"
+
+
+# Half a minute each: both models are loaded and compiled.
+MODELS = [
+    ("llama_to_torch", None, []),
+    ("llama_to_torch", "qkv-not-interleaved", [("rotary", "attention.qkv")]),
+    *(
+        pytest.param(*case, marks=pytest.mark.slow)
+        for case in [
+            ("llama_to_nnx", "query-not-interleaved", [("rotary", "attention.query")]),
+            ("llama_to_nnx", "key-not-interleaved", [("rotary", "attention.key")]),
+            ("llama_to_scan", "query-scale-twice", [("scale", "attention.query")]),
+            ("llama_to_nnx", "query-scale-inverted", [("scale", "attention.query")]),
+            ("gemma2_to_jax", "norm-plus-one-missing", [("norms", "attention.norm")]),
+            ("llama_to_torch", "norm-plus-one", [("norms", "mlp.norm")]),
+            *((pair, None, []) for pair in list_pairs() if pair != "llama_to_torch"),
+        ]
+    ),
+]
+
+
+@pytest.mark.parametrize(("pair", "fault", "expected"), MODELS)
+def test_the_models_are_asked(pair, fault, expected, tmp_path):
+    config = build_sample(tmp_path, pair, (fault,) if fault else ())
+    done = run(config, "--models", "--json", tmp_path / "found.json")
+    found = Checked.model_validate_json((tmp_path / "found.json").read_text())
+    assert [(r.topic, r.entry) for r in found.errors] == expected, done.output
+    assert done.exit_code == bool(expected)
+    rotary = [r.found for r in found.remarks if r.topic == "rotary" and r.level == "note"]
+    if fault is None and pair.startswith("llama"):
+        assert rotary == [
+            "found by running: the source turns halves, the target neighbours, and the mapping carries one to the other"
+        ]
+    if pair.startswith("gpt2"):
+        assert rotary[0].startswith("not known: ")
 
 
 def test_bad_input_is_one_line_and_status_2(files, tmp_path):

@@ -20,8 +20,9 @@ def uneven_norms(subject: Subject) -> Iterator[Remark]:
         few, many = (shifted, plain) if len(shifted) <= len(plain) else (plain, shifted)
         names = ", ".join(b.name for b in many[:LISTED]) + (f" and {len(many) - LISTED} more" if many[LISTED:] else "")
         for bound in few:
-            mine, theirs = _said(_shift(bound)), _said(_shift(many[0]))
-            found = f"{mine} where {names} {theirs}"
+            mine = f"adds {_shift(bound):g}" if _shift(bound) else "adds nothing"
+            theirs = f"add {_shift(many[0]):g}" if _shift(many[0]) else "add nothing"
+            found = f"{mine} where others {theirs}: {names}"
             advice = "a model keeps all its norm scales around 1 or all around 0: make them alike, or know why not"
             yield Remark(level="note", topic="norms", where=_place(bound), entry=bound.name, found=found, advice=advice)
     for bound in shifted:
@@ -41,10 +42,6 @@ def _is_norm(bound: BoundEntry) -> bool:
 
 def _shift(bound: BoundEntry) -> float:
     return float(sum(op.value for op in bound.ops if isinstance(op, Add)))
-
-
-def _said(shift: float) -> str:
-    return f"adds {shift:g}" if shift else "adds nothing"
 
 
 def _place(bound: BoundEntry) -> str:

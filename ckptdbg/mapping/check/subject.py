@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -91,7 +91,7 @@ def read_subject(
                 fitting.append(bound)
             except MappingError as cause:
                 misfits.append(Remark.of(cause, "binding", entry.name, entry.where))
-        errors += [*_alike(wrong), *_alike(misfits)]
+        errors += [*alike(wrong), *alike(misfits)]
     return Subject(mapping, *sides, scope, tuple(instances), tuple(fitting), tuple(errors))
 
 
@@ -133,14 +133,13 @@ def _attempts(entry: Entry, makers: list[Maker]) -> tuple[list[BoundEntry], list
     return made, wrong
 
 
-def _alike(remarks: list[Remark]) -> list[Remark]:
-    """One for all instances of an entry that fail in the same way but for their numbers."""
+def alike(remarks: Iterable[Remark]) -> list[Remark]:
+    """One for all that are found in one place and differ in numbers only."""
     groups: dict[tuple[str, str], list[Remark]] = {}
     for remark in remarks:
         groups.setdefault((remark.where, NUMBER.sub("0", remark.found)), []).append(remark)
-    return [counted(group[0], len(group) - 1) for group in groups.values()]
+    return [_counted(group[0], len(group) - 1) for group in groups.values()]
 
 
-def counted(remark: Remark, more: int) -> Remark:
-    """The remark with how many more there are like it."""
+def _counted(remark: Remark, more: int) -> Remark:
     return remark.model_copy(update={"found": f"{remark.found} (and {more} more like it)"}) if more else remark
