@@ -121,7 +121,7 @@ def test_values_that_are_known_are_not_matched():
     assert template.fill(Scope({"block": 1, "inner": 2, "expert": 30})) == "a.8.30"
 
 
-@pytest.mark.parametrize("text", ["", "a.{b", "a}.b", "a.{{b}}"])
+@pytest.mark.parametrize("text", ["", "a.{b", "a}.b", "a.{b}}"])
 def test_what_is_no_name(text):
     with pytest.raises(MappingError, match=r"m\.yaml:4: not a"):
         Template(text, "m.yaml:4")

@@ -75,7 +75,7 @@ def assert_read_exactly(shapes: Shapes, ops: list[Op]) -> None:
 
 
 def test_the_chains_hold_every_op() -> None:
-    assert set(OPS) == set(REGISTRY)
+    assert set(OPS) == set(REGISTRY) - {"opaque"}  # which has no index map
 
 
 @QUICK

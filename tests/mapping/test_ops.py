@@ -306,7 +306,8 @@ def test_an_op_is_read_and_keeps_its_text(written, text, op):
 
 
 def test_every_op_is_covered():
-    assert {op.kind for _, _, op in TEXTS} == set(REGISTRY) == {op.kind for op, _, _ in CASES.values()}
+    ops = set(REGISTRY) - {"opaque"}  # it runs a function: test_opaque_session.py
+    assert {op.kind for _, _, op in TEXTS} == ops == {op.kind for op, _, _ in CASES.values()}
 
 
 @pytest.mark.parametrize(
