@@ -44,7 +44,7 @@ lint: $(STAMP)
 	$(BIN)/pyright
 
 bench: $(STAMP) bench-faults
-	@for name in capture torchtitan_kl; do \
+	@for name in capture weights torchtitan_kl; do \
 	  echo "== $$name"; OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

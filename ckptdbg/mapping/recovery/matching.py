@@ -16,6 +16,7 @@ Prefer = Callable[[int, int], float]
 """How likely source tensor ``ordinal`` is line ``line``'s origin by its name, where several hold the same values."""
 # Fewer lines found again than this, of those that are not zero, and the tensor is called something else.
 _ENOUGH = 0.5
+_SLAB = 2**18  # elements looked at together: of whole tensors no copy is made
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,13 @@ def match(target: Array, sources: Callable[[int], Array], lines: Lines, prefer: 
         mine = found[(lines.tensor[chosen[found]] == tensor) & (lines.axis[chosen[found]] == axis)]
         source = _Source(sources(tensor), axis)
         line = lines.line[chosen[mine]]
-        position = _positions(rows[mine], source.lines[line], line)
+        position = _positions(rows, mine, source.lines, line)
         waiting = np.flatnonzero((chosen < 0) & alive & (ordinal < 0).all(1))
         others, more = _resembling(rows[waiting], source.lines, position, line)
         mine, line = np.append(mine, waiting[others]), np.append(line, more)
-        ordinal[mine] = np.where(position >= 0, tensor, -1)
-        index[mine] = np.where(position >= 0, source.at(line, position).astype(lines.counting, copy=False), -1)
+        ordinal[mine] = np.where(position >= 0, np.int32(tensor), np.int32(-1))
+        for slab in _slabs(len(mine), rows.shape[1]):
+            index[mine[slab]] = np.where(position >= 0, source.at(line[slab], position), -1)
     shape = target.shape
     return Map(from_lines(ordinal, shape, kept), from_lines(index, shape, kept))
 
@@ -109,16 +111,31 @@ def _chosen(lines: Lines, low: Array, high: Array, prefer: Prefer) -> Array:
     return chosen
 
 
-def _positions(ours: Array, theirs: Array, lines: Array) -> Array:
+def _positions(ours: Array, mine: Array, theirs: Array, line: Array) -> Array:
     """Of every position along the lines of the target the one along the source's; -1 where it is zero or was not found.
 
-    ``ours`` and ``theirs`` are lines that belong together. The same position of every line came from the same position
-    of its source line: positions are told by hashes over all lines, each line with a weight of its own.
+    Lines ``mine`` of ``ours`` belong to lines ``line`` of ``theirs``. The same position of every line came from the
+    same position of its source line: positions are told by hashes over all lines, each line with a weight of its own.
     """
-    if ours.shape == theirs.shape and np.array_equal(ours, theirs):
+    slabs = _slabs(len(mine), max(ours.shape[1], theirs.shape[1]))
+    same = ours.shape[1] == theirs.shape[1]
+    if same and all(np.array_equal(ours[mine[slab]], theirs[line[slab]]) for slab in slabs):
         return np.arange(ours.shape[1])
-    weight = mixed(lines.astype(np.uint64) + np.uint64(1))[:, None]
-    return _same_keys((ours * weight).sum(0, dtype=np.uint64), (theirs * weight).sum(0, dtype=np.uint64))
+    weight = mixed(line.astype(np.uint64) + np.uint64(1))[:, None]
+
+    def keys(lines: Array, which: Array) -> Array:
+        total = np.zeros(lines.shape[1], np.uint64)
+        for slab in slabs:
+            total += (lines[which[slab]] * weight[slab]).sum(0, dtype=np.uint64)
+        return total
+
+    return _same_keys(keys(ours, mine), keys(theirs, line))
+
+
+def _slabs(lines: int, length: int) -> list[slice]:
+    """So many lines of a length, some at a time."""
+    some = max(1, _SLAB // max(length, 1))
+    return [slice(start, start + some) for start in range(0, lines, some)]
 
 
 def _same_keys(ours: Array, theirs: Array) -> Array:

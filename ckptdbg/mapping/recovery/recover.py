@@ -174,6 +174,7 @@ def _explained(
     if not values.size:
         return nothing("it has no elements that could tell")
     found = explain(values, sources, name, numbers)
+    sources.hashes.forget()
     if found is None and not hashed(values).any():
         return nothing("zeros: it was never loaded")
     if found is None:
@@ -198,7 +199,7 @@ def _recipe(
     alive = ordinal >= 0
     before = _gathered(ordinal, index, originals)
     predicted = np.where(alive, applied(found.ops, before, values.dtype), np.zeros((), values.dtype))
-    wrong = (predicted != values) & ~(np.isnan(predicted.astype(np.float64)) & np.isnan(values.astype(np.float64)))
+    wrong = (predicted != values) & ~((predicted != predicted) & (values != values))  # NaN in both is no difference
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
     scale = np.broadcast_to(found.scale, values.shape) if alive.all() else np.where(alive, found.scale, 0.0)

@@ -62,13 +62,17 @@ class Kept:
             return self._small[ordinal]
         if self._last is not None and self._last[0] == ordinal:
             return self._last[1]
-        self._last = None  # freed before the next is made
+        self.forget()  # freed before the next is made
         array = self._make(ordinal)
         if array.size <= _SMALL:
             self._small[ordinal] = array
         else:
             self._last = (ordinal, array)
         return array
+
+    def forget(self) -> None:
+        """Let the last one go."""
+        self._last = None
 
 
 class Originals:
