@@ -87,6 +87,7 @@ def test_the_models_part_where_the_full_trace_says(pair, fault, conversions):
         assert found.verdict == "divergent"
         assert found.first_divergence.ratio > DIVERGENT
         assert found.findings
+        assert all("A sketch does not tell" in f.explanation for f in found.findings if f.cause == "unknown")
 
 
 def test_a_symmetry_and_a_fault_that_the_output_does_not_read_are_not_told_apart(conversions):
