@@ -18,8 +18,8 @@ from ckptdbg.mapping import BoundMapping
 from ckptdbg.result import Finding
 
 CANNOT = (
-    "a sketch does not tell a wrong layout from a model that computes something else, and nothing after this place "
-    "is judged: compare with a full trace, or with the source itself, to have that told and a repair tried"
+    "A sketch does not tell a wrong layout from a model that computes something else, and judges nothing after this "
+    "place: compare with a full trace, or with the source itself, to have that told and a repair tried."
 )
 
 
@@ -120,8 +120,8 @@ def _parting(comparison: SketchComparison, evidence: Evidence, place: Place) -> 
         layers=layers_of(consumers),
         site=site,
         ratio=place.ratio,
-        explanation=reason.sentence if reason is not None else f"{before}.",
-        evidence=[f"{before}." if known else CANNOT],
+        explanation=reason.sentence if reason is not None else f"{before}. {CANNOT}",
+        evidence=[f"{before}."] if known else [],
     )
 
 

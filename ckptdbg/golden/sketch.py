@@ -8,7 +8,7 @@ projections though it changes no mean.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from ckptdbg.compare.sites import aligned
 from ckptdbg.compare.views import View
 from ckptdbg.golden.likely import Likely, likely
 from ckptdbg.golden.signs import project
-from ckptdbg.models.records import Choose, Record, Summary
+from ckptdbg.models.records import Choose, Summary, Where
 
 Array = NDArray[Any]
 _BITS = 30
@@ -142,14 +142,14 @@ class _Places:
         real = rows >= 0
         if not real.any() or not values[0].shape[1]:
             return None
-        kept = tuple(np.ascontiguousarray(v[real]) for v in values)
+        working, promoted, jittered = kept = [np.ascontiguousarray(v[real]) for v in values]
         digest = hashlib.blake2b(rows[real].tobytes())
         for array in kept:
             digest.update(f"{array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())
         number = self._seen.setdefault(digest.digest(), len(self.found))
         if number == len(self.found):
-            self.found.append(make_place(rows[real], kept, number, self.groups))  # type: ignore[arg-type]
+            self.found.append(make_place(rows[real], (working, promoted, jittered), number, self.groups))
         return number
 
 
@@ -164,14 +164,16 @@ def make_sketch(
     """The sketch of a source that was run. ``tensors`` are its tensors with their names, one at a time; ``groups`` is
     how many groups the token rows of a place go into at most."""
     free, places = source.runs.free, _Places(groups)
-    ports = tuple((_port(places, free, i, "in"), _port(places, free, i, "out")) for i in range(len(_records(free))))
+    ports = tuple(
+        (_port(places, free, i, "in"), _port(places, free, i, "out")) for i in range(len(free.working.records))
+    )
     tokens = np.arange(len(free.working.output))
     tokens = np.where(np.isin(tokens, source.runs.padded), -1, tokens)
     output = places.add(tokens, (free.working.output, free.promoted.output, free.jittered.output))
     assert output is not None, "a source without a real token is refused before it is sketched"
     shape = free.working.output_shape
     return Sketch(
-        view=source.view,
+        view=_without_files(source.view),
         inputs=dict(inputs),
         config=config,
         places=tuple(places.found),
@@ -185,6 +187,16 @@ def make_sketch(
         tensors={name: sketch_tensor(value, i) for i, (name, value) in enumerate(tensors)},
         environment=environment,
     )
+
+
+def _without_files(view: View) -> View:
+    """Module paths stay; where a library is installed on the machine of the source is nobody's business."""
+
+    def bare(nodes: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(replace(node, where=Where(node.where.scope)) for node in nodes)
+
+    names = ("anchors", "meetings", "choices", "casts", "opaque")
+    return replace(view, graph=replace(view.graph, **{name: bare(getattr(view.graph, name)) for name in names}))
 
 
 def sketch_tensor(value: Array, ordinal: int) -> Place:
@@ -223,12 +235,8 @@ def _summary(values: Array) -> Summary:
     return Summary(float(values.mean()), float(values.std()), float(values.min()), float(values.max()), 0)
 
 
-def _records(runs: Runs) -> Sequence[Record]:
-    return runs.working.records
-
-
 def _port(places: _Places, runs: Runs, anchor: int, port: Port) -> int | None:
-    record = _records(runs)[anchor]
+    record = runs.working.records[anchor]
     if not record.output.size or (port == "in" and record.input is None):
         return None
     traces = (runs.working, runs.promoted, runs.jittered)
