@@ -149,7 +149,7 @@ def test_records_obey_the_matrix_equation_and_name_their_tokens(model: tuple[Jax
             np.testing.assert_array_equal(record.output, operand.T[inputs["input_ids"].ravel()].astype(np.float32))
         else:
             assert record.input is not None
-            np.testing.assert_allclose(record.output, record.input @ operand.T, rtol=0, atol=3e-6)
+            np.testing.assert_allclose(record.output, record.input @ operand.T, rtol=1e-6, atol=3e-6)  # float32
 
 
 def test_promoted_run_is_float64_all_the_way(model: tuple[JaxSide, Any]) -> None:

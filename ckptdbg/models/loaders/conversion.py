@@ -40,9 +40,16 @@ class Conversion:
 
     def __call__(self, example: Mapping[str, Array]) -> Convert:
         """What it does to NumPy arrays; ``example`` tells which kind of array it takes. Raises LoaderError."""
-        kinds = [self.arrays] if self.arrays else [kind for kind in KINDS if importlib.util.find_spec(kind)]
-        runs = {kind: _convert(self, kind) for kind in kinds}
+        if self.arrays is not None:
+            return self.convert
+        runs = {kind: _convert(self, kind) for kind in KINDS if importlib.util.find_spec(kind)}
         return runs[_kind(runs, example)]
+
+    @property
+    def convert(self) -> Convert:
+        """What it does to NumPy arrays, where the kind it is written for is said."""
+        assert self.arrays is not None
+        return _convert(self, self.arrays)
 
     def record(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, Program]:
         """What makes each target, of torch tensors without values: no memory is taken. Raises Unrecordable where the
