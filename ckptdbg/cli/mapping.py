@@ -109,10 +109,12 @@ def diff(
     """
     from ckptdbg.checkpoint import open_checkpoint
     from ckptdbg.mapping.judge import MEANING, judge
+    from ckptdbg.mapping.tracing.memory import afford, elements
     from ckptdbg.obtain import conversion_of
 
     opened = open_checkpoint(source)
     made = None if target is None else open_checkpoint(target).specs
+    afford(elements(opened.specs.values()), "it takes both mappings", "mapping diff")
     with progress() as step:
         step("running both on probes")
         pairs = (first, second), (second, first)
