@@ -1,5 +1,6 @@
 """A config whose mapping is a conversion function: traced, compared, and the function's mistake named and mended."""
 
+import sys
 import textwrap
 
 import pytest
@@ -95,6 +96,33 @@ def test_a_script_written_down_is_judged_against_it(tmp_path, monkeypatch):
     assert found.exit_code == 1
     assert "layout   decoder/layers_0/self_attention/key/kernel: of the same source tensors" in found.output
     assert "35 of 39 tensors are the same; 100.0% names right, 89.7% layouts right, 89.7% values right" in found.output
+
+
+def test_a_large_checkpoint_is_traced_from_recorded_ops(tmp_path, monkeypatch):
+    """What counts as large is lowered; the script is run on no array then."""
+    converted(tmp_path, key_rotary=True)
+    script = (tmp_path / "convert.py").read_text().replace(".transpose(0, 2, 1, 3)", ".permute(0, 2, 1, 3)")
+    (tmp_path / "convert.py").write_text(script.replace(".transpose(2, 0, 1)", ".permute(2, 0, 1)"))
+    config = tmp_path / "config.yaml"
+    written = config.read_text()
+    config.write_text(written.replace("arrays: numpy", "arrays: torch"))
+    small = run("mapping", "trace", config)
+    monkeypatch.setattr("ckptdbg.obtain.FEW_ELEMENTS", 1000)
+    monkeypatch.setattr(sys.modules["ckptdbg.mapping.tracing.trace"], "read_origins", None)
+    large = run("mapping", "trace", config)
+    assert (large.exit_code, large.stdout) == (0, small.stdout)
+    config.write_text(written.replace(", arrays: numpy", ""))
+    unsaid = run("mapping", "trace", config)
+    assert unsaid.exit_code == 2
+    assert "say which kind it is written for: mapping: {trace: ..., arrays: torch}" in unsaid.output.replace("\n", " ")
+    config.write_text(written)
+    monkeypatch.setattr("ckptdbg.mapping.tracing.memory.free_memory", lambda: 10**6)
+    refused = run("mapping", "trace", config)
+    assert refused.exit_code == 2
+    assert "(it is written for numpy arrays); found 0.0 GB free; write it for torch tensors" in refused.output
+    sides = ("--source", tmp_path / "source", "--target", tmp_path / "target.safetensors")
+    files = [tmp_path / "mappings" / "llama_to_nnx.yaml"] * 2
+    assert "running on probes takes about" in run("mapping", "diff", *files, *sides).output
 
 
 def test_a_mapping_recovered_from_both_checkpoints_is_compared(tmp_path):

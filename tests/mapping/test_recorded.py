@@ -162,7 +162,9 @@ def test_memory_is_asked_for_before_it_is_taken():
     afford(1000, "it is small", "convert.py:convert")
     with pytest.raises(MappingError) as caught:
         afford(10**15, "it is written for numpy arrays", "convert.py:convert")
-    assert "takes about 120000000.0 GB of memory (it is written for numpy arrays)" in str(caught.value)
+    assert "running on probes takes about 120000000.0 GB of memory (it is written for numpy arrays)" in str(
+        caught.value
+    )
     assert "write it for torch tensors (arrays: torch)" in str(caught.value)
 
 

@@ -28,7 +28,7 @@ def afford(count: int, why: str, name: str) -> None:
     needed, free = count * PER_ELEMENT, free_memory()
     if free is not None and needed > free:
         raise MappingError(
-            f"running the conversion on probes takes about {_gigabytes(needed)} of memory ({why})",
+            f"running on probes takes about {_gigabytes(needed)} of memory ({why})",
             where=name,
             found=f"{_gigabytes(free)} free",
             hint="write it for torch tensors (arrays: torch), which are recorded without values, or trace it on a "

@@ -29,8 +29,9 @@ from ckptdbg.mapping.tracing.origins import (
     read_origins,
     running,
 )
+from ckptdbg.mapping.tracing.programs import Recipes
 from ckptdbg.mapping.tracing.recipes import recipe_of
-from ckptdbg.mapping.tracing.recorded import Program, Recipes
+from ckptdbg.mapping.tracing.recorded import Program
 from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of
 
 Array = NDArray[Any]

@@ -58,14 +58,15 @@ class Conversion:
         from ckptdbg.models.torch_side.programs import recorded
 
         def named(tensors: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-            with self._errors_named("torch"):
+            with self.errors_named("torch"):
                 for name, leaf in _leaves(self.function(tensors, **self.options), self.name):
                     yield name, leaf if _is_torch(leaf) else to_torch(_array(leaf, name, self.name))
 
         return recorded(named, specs)
 
     @contextlib.contextmanager
-    def _errors_named(self, kind: str) -> Iterator[None]:
+    def errors_named(self, kind: str) -> Iterator[None]:
+        """What the function raises on arrays of this kind, as a LoaderError with its line."""
         try:
             yield
         except CkptdbgError:
@@ -144,7 +145,7 @@ def _same(a: Mapping[str, Array], b: Mapping[str, Array]) -> bool:
 def _convert(conversion: Conversion, kind: str) -> Convert:
     def convert(tensors: dict[str, Array]) -> dict[str, Array]:
         given = {key: _as(kind, value) for key, value in tensors.items()}
-        with conversion._errors_named(kind):
+        with conversion.errors_named(kind):
             leaves = _leaves(conversion.function(given, **conversion.options), conversion.name)
             return {name: _array(leaf, name, conversion.name) for name, leaf in leaves}
 
