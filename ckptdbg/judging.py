@@ -14,6 +14,7 @@ from ckptdbg.mapping import BoundMapping, Mapping
 from ckptdbg.mapping.grids import judge_bound
 from ckptdbg.mapping.judge import Judgement, judge
 from ckptdbg.mapping.tracing.checking import run_for_one
+from ckptdbg.mapping.tracing.memory import afford, elements
 from ckptdbg.mapping.tracing.origins import Convert
 from ckptdbg.obtain import runnable
 
@@ -44,6 +45,7 @@ def judged(
         first, second = (Mapping.load(text).bind(model_config, source, target) for text in texts)
         if all(entry.opaque is None for entry in (*first.entries, *second.entries)):
             return judge_bound(first, second)
+    afford(elements(source.values()), "it takes both mappings", "mapping diff")
     pairs = zip(texts, reversed(texts), strict=True)
     one, other = (conversion_of(a, source, model_config, target, b) for a, b in pairs)
     return judge(one.convert, other.convert, source, one.unrun, other.unrun)

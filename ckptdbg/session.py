@@ -150,8 +150,10 @@ class Session(Verbs):
         """The source's ``config.json``, else the target's. Mapping variables and the vocabulary come from it."""
         if self.stored is not None:
             return self.stored.config
+        if self.source.config:
+            return self.source.config
         target = vars(self).get("target") or self.empty_target  # filling it takes the config
-        return self.source.config or target.config or {}
+        return target.config or {}
 
     @cached_property
     def inputs(self) -> dict[str, Array]:

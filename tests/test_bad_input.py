@@ -200,7 +200,7 @@ OF_CHECKPOINT = {
     "target cut within its header": (cut("target.safetensors", 100), "found target.safetensors: "),
     "source without weights": (
         lambda sample: (sample / "source/model.safetensors").unlink(),
-        "no tensors in this directory; expected *.safetensors",
+        "no tensors in this directory; found config.json",
     ),
     "source without config.json": (
         lambda sample: (sample / "source/config.json").unlink(),

@@ -143,7 +143,6 @@ def diff(
 
     opened = open_checkpoint(source)
     made = None if target is None else open_checkpoint(target).specs
-    afford(elements(opened.specs.values()), "it takes both mappings", "mapping diff")
     with progress() as step:
         step("comparing what both make")
         found = judged((first, second), opened.specs, opened.config or {}, made)

@@ -83,7 +83,7 @@ class BoundEntry:
 
     def _only_moves(self, arrays: Sequence[Array]) -> bool:
         kinds = {array.dtype for array in arrays} | {as_dtype(spec.dtype) for spec in self.target_specs}
-        return len(kinds) == 1 and not any(op.elementwise for op in self.ops)
+        return len(kinds) == 1 and self.opaque is None and not any(op.elementwise for op in self.ops)
 
     def known(self) -> tuple[Array, ...]:
         """One bool array per target: False where an element comes from no source (padded with 0)."""
