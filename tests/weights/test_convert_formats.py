@@ -342,7 +342,7 @@ def test_compare_knows_the_dtypes_on_disk(pair, kind, tmp_path):
     assert convert(config, tmp_path / "out", kind, "--dtype", "bfloat16").exit_code == 0
     (config.parent / "loaders.py").write_text(LOADERS)
     session = open_session(with_target(config, tmp_path / "out", f"loaders.py:load_{kind}"))
-    assert set(session._stored_dtypes().values()) == {"bfloat16"}
+    assert set(session.stored_dtypes().values()) == {"bfloat16"}
     assert next(iter(session.target.specs.values())).dtype == "float32"
     assert session.differences == []
     name = next(iter(session.target.specs))
