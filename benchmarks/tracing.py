@@ -120,7 +120,9 @@ def _drawn(specs: Specs) -> Callable[[str], Any]:
     def read(name: str) -> Any:
         generator = np.random.default_rng(seeds[name])
         bits = generator.integers(0, 2**16, specs[name].shape, dtype=np.uint16)
-        return ((bits & 0x83FF) | 0x3C00).view(bfloat16)
+        bits &= 0x83FF
+        bits |= 0x3C00
+        return bits.view(bfloat16)
 
     return read
 

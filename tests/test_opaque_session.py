@@ -2,6 +2,7 @@
 leaves it to the script, from tracing to the verdict."""
 
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,12 @@ from ml_dtypes import float8_e4m3fn
 from typer.testing import CliRunner
 
 from ckptdbg.checkpoint import open_checkpoint, write_safetensors
+from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.cli.app import app
+from ckptdbg.diagnose.summary import undecided
 from ckptdbg.errors import MappingError
+from ckptdbg.mapping import BoundEntry, BoundMapping
+from ckptdbg.mapping.ops import Opaque
 from ckptdbg.session import open_session
 
 LAYERS, HIDDEN, WIDE, VOCAB, BLOCK = 2, 144, 176, 37, 128
@@ -222,6 +227,25 @@ def test_a_mapping_file_runs_no_function_unasked(tmp_path):
     backward = run("convert", config, "--reverse", "-o", tmp_path / "back.safetensors")
     assert backward.exit_code == 2
     assert "has no reverse: opaque convert.py:convert tells no way back" in backward.output.replace("\n", " ")
+
+
+def test_a_tensor_by_a_function_is_undecided_where_no_token_reaches_it():
+    """The same layer of a plain entry is shown right by another; a function may treat each otherwise."""
+
+    def entry(target, opaque):
+        ops = (Opaque("c.py:f", (2,), "float32"),) if opaque else ()
+        spec = TensorSpec((2,), "float32")
+        return BoundEntry("e", "m.yaml", 1, None, ("s",), (target,), (None,), (None,), ops, (), (spec,), (spec,))
+
+    for opaque, left in ((False, []), (True, ["idle"])):
+        mapping = BoundMapping((entry("met", opaque), entry("idle", opaque)))
+        labels = [SimpleNamespace(tensors=(name,)) for name in ("met", "idle")]
+        records = [SimpleNamespace(output=np.zeros(n)) for n in (3, 0)]
+        comparison = SimpleNamespace(
+            target=SimpleNamespace(labels=labels, met_labels=(), specs={"met": None, "idle": None}),
+            free=SimpleNamespace(working=SimpleNamespace(records=records)),
+        )
+        assert [row.name for row in undecided(comparison, mapping)] == left
 
 
 def test_diff_runs_a_function_that_it_is_given_and_no_other(tmp_path, monkeypatch):

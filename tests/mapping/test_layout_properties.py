@@ -74,8 +74,8 @@ def assert_read_exactly(shapes: Shapes, ops: list[Op]) -> None:
         np.testing.assert_allclose(predicted, _matrix(made), rtol=1e-9, atol=1e-9)
 
 
-def test_the_chains_hold_every_op() -> None:
-    assert set(OPS) == set(REGISTRY) - {"opaque"}  # which has no index map
+def test_the_chains_hold_every_op_that_has_a_layout() -> None:
+    assert set(OPS) == set(REGISTRY) - {"opaque"}
 
 
 @QUICK

@@ -19,6 +19,7 @@ from ckptdbg.mapping.ops import (
     Divide,
     Expand,
     Of,
+    Opaque,
     OpError,
     Pad,
     Rearrange,
@@ -292,6 +293,11 @@ TEXTS = [
     ({"squeeze": 1, "of": [0, 2]}, "{squeeze: 1, of: [0, 2]}", Of(Squeeze(1), (0, 2))),
     ({"squeeze": 1}, "squeeze: 1", Squeeze(1)),
     ({"expand": 1, "size": 3}, "{expand: 1, size: 3}", Expand(1, 3)),
+    (
+        {"opaque": "c.py:f", "shape": ["heads", "d"], "dtype": "float32"},
+        '{opaque: "c.py:f", shape: [heads, d], dtype: float32}',
+        Opaque("c.py:f", (6, 8), "float32"),
+    ),
 ]
 SCOPE = Scope({"heads": 6, "d": 8})
 
@@ -306,8 +312,34 @@ def test_an_op_is_read_and_keeps_its_text(written, text, op):
 
 
 def test_every_op_is_covered():
-    ops = set(REGISTRY) - {"opaque"}  # it runs a function: test_opaque_session.py
-    assert {op.kind for _, _, op in TEXTS} == ops == {op.kind for op, _, _ in CASES.values()}
+    assert {op.kind for _, _, op in TEXTS} == set(REGISTRY)
+    assert {op.kind for op, _, _ in CASES.values()} == set(REGISTRY) - {"opaque"}
+
+
+def test_an_opaque_op_is_its_function_where_that_is_at_hand_and_nothing_else():
+    op = Opaque("c.py:f", (3, 2), "float32")
+    stored = [np.arange(6).reshape(2, 3).astype(ml_dtypes.float8_e4m3fn)]
+    computed = [array.astype(np.float32) for array in stored]
+    with pytest.raises(MappingError, match="and a mapping file runs none; say so in the config"):
+        op.apply(computed)
+    seen = []
+
+    def make(target, sources):
+        seen.append((target, {n: a.dtype.name for n, a in sources.items()}))
+        return sources["w"].T.astype(np.float32) * 2
+
+    placed = op.placed(make, ["w"], [stored[0].dtype], "t")
+    assert (placed, placed.shapes([(2, 3)]), placed.data()) == (op, [(3, 2)], op.data())
+    (made,) = placed.apply(computed)
+    assert seen == [("t", {"w": "float8_e4m3fn"})]
+    np.testing.assert_array_equal(made, computed[0].T * 2)
+    assert placed.apply([computed[0].astype(np.float64)])[0].dtype == np.float64
+    with pytest.raises(OpError, match="tells no way back"):
+        placed.inverse([(2, 3)])
+    with pytest.raises(
+        MappingError, match=r"makes another shape than the mapping says; found \(3, 2\); expected \(6,\)"
+    ):
+        Opaque("c.py:f", (6,), "float32").placed(make, ["w"], [stored[0].dtype], "t").apply(computed)
 
 
 @pytest.mark.parametrize(
