@@ -124,6 +124,27 @@ def load_huggingface(
     dtype = getattr(torch, precision, None)
     if not isinstance(dtype, torch.dtype):
         raise LoaderError("unknown precision", found=precision, expected="float32, float64, bfloat16 or float16")
+    model, unused = _from_pretrained(model_class, path, dtype, options)
+    model.config.use_cache = False  # a cache would be returned beside the logits and keeps every key and value alive
+    checkpoint = open_checkpoint(path)
+    side = TorchSide(model, output=output, rename_inputs=dict(inputs))
+    return HuggingFace(
+        side=side,
+        config=config,
+        specs=dict(checkpoint.specs),
+        unused=unused,
+        write=torch_writer(model, side),
+        checkpoint=checkpoint,
+        model_class=model_class,
+        model_config=model.config,
+        tied=dict(model.all_tied_weights_keys),
+    )
+
+
+def _from_pretrained(
+    model_class: Any, path: Path, dtype: Any, options: Mapping[str, Any]
+) -> tuple[Any, tuple[str, ...]]:
+    """The model, every parameter of it from the checkpoint, and the checkpoint's tensors that it has no use for."""
     try:
         with quiet():
             # Another shape is not ignored: `complete` says which tensor it is, which transformers only logs.
@@ -142,20 +163,7 @@ def load_huggingface(
             found=damage(path),
         ) from error
     complete(info, path, model_class.__name__)
-    model.config.use_cache = False  # a cache would be returned beside the logits and keeps every key and value alive
-    checkpoint = open_checkpoint(path)
-    side = TorchSide(model, output=output, rename_inputs=dict(inputs))
-    return HuggingFace(
-        side=side,
-        config=config,
-        specs=dict(checkpoint.specs),
-        unused=tuple(sorted(info["unexpected_keys"])),
-        write=torch_writer(model, side),
-        checkpoint=checkpoint,
-        model_class=model_class,
-        model_config=model.config,
-        tied=dict(model.all_tied_weights_keys),
-    )
+    return model, tuple(sorted(info["unexpected_keys"]))
 
 
 def model_class_of(transformers: Any, chosen: str | None, config: dict[str, Any], path: Path) -> Any:
