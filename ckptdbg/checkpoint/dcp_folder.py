@@ -19,7 +19,8 @@ from ckptdbg.checkpoint.dcp_metadata import Chunk, Stored, read_metadata
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.checkpoint.torch_file import as_array, as_tensor, import_torch, load, torch_dtype
-from ckptdbg.checkpoint.training import OTHER, TRAINER, beside_the_model
+from ckptdbg.checkpoint.training import OTHER, TRAINER, Keys, beside_the_model
+from ckptdbg.checkpoint.trees import NO_KEYS
 from ckptdbg.errors import CheckpointError
 
 
@@ -82,9 +83,13 @@ def _check_files(path: Path, stored: Stored) -> None:
             )
 
 
-def write_dcp(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str) -> None:
-    """Write tensors through torch, one file and one in memory at a time, as a flat state dict. Raises OSError, and
-    CheckpointError, which says ``where``."""
+def write_dcp(
+    folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str, under: Keys = ()
+) -> None:
+    """Write tensors through torch, one file and one in memory at a time, as a flat state dict, which is ``under`` no
+    keys. Raises OSError, and CheckpointError, which says ``where``."""
+    if under:
+        raise CheckpointError(NO_KEYS, where=where, found="/".join(under))
     torch = import_torch(where)
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.default_planner import DefaultSavePlanner

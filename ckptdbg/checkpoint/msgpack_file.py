@@ -107,9 +107,11 @@ def _shape(frame: Frame, numbers: dict[str, Node]) -> tuple[int, ...] | None:
     return tuple(found) if proper else None
 
 
-def write_msgpack(file: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str) -> None:
-    """Write a tree as flax does. One array is in memory at a time, and up to a gibibyte of it thrice more. Raises
-    OSError, and CheckpointError, which says ``where``."""
+def write_msgpack(
+    file: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str, under: Keys = ()
+) -> None:
+    """Write a tree as flax does, below the keys ``under``. One array is in memory at a time, and up to a gibibyte of it
+    thrice more. Raises OSError, and CheckpointError, which says ``where``."""
     msgpack = import_msgpack(where)
     packer = msgpack.Packer()
 
@@ -123,7 +125,7 @@ def write_msgpack(file: Path, specs: Mapping[str, TensorSpec], read: Callable[[s
             put(member, stream)
 
     with file.open("wb") as stream:
-        put(tree_of(specs, where), stream)
+        put(tree_of(specs, where, under), stream)
 
 
 def _put_array(packer: Any, stream: IO[bytes], array: Array) -> None:

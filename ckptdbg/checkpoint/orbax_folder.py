@@ -133,9 +133,11 @@ def _spec(name: str, store: Any, path: Path) -> TensorSpec:
     return TensorSpec(tuple(store.shape), dtype)
 
 
-def write_orbax(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str) -> None:
-    """Write a tree of dicts through Orbax's own checkpointer (OCDBT, zarr), one array in memory at a time. Raises
-    OSError, and CheckpointError, which says ``where``."""
+def write_orbax(
+    folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[str], Array], where: str, under: Keys = ()
+) -> None:
+    """Write a tree of dicts, below the keys ``under``, through Orbax's own checkpointer (OCDBT, zarr), one array in
+    memory at a time. Raises OSError, and CheckpointError, which says ``where``."""
     try:
         import jax
         import orbax.checkpoint as ocp
@@ -153,7 +155,7 @@ def write_orbax(folder: Path, specs: Mapping[str, TensorSpec], read: Callable[[s
 
     handlers = (_Leaf, Streaming(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler())
     registry = ocp.type_handlers.create_type_handler_registry(*handlers)
-    tree = jax.tree.map(_Leaf, tree_of(specs, where))
+    tree = jax.tree.map(_Leaf, tree_of(specs, where, under))
     try:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
             checkpointer.save(folder.resolve(), tree)

@@ -16,6 +16,7 @@ from ckptdbg.errors import CheckpointError
 
 PARAMS = "params"
 BOX = "value"
+NO_KEYS = "tensors go under keys in a tree only: --format orbax or msgpack"
 
 
 def parameter_names(paths: Sequence[Keys], where: str) -> dict[Keys, str]:
@@ -44,10 +45,10 @@ def _unique(names: dict[Keys, str], where: str) -> dict[Keys, str]:
     return names
 
 
-def tree_of(names: Iterable[str], where: str) -> dict[str, Any]:
-    """The tree whose leaves get these names when they are read: each name in its place. ``CheckpointError`` where there
-    is none."""
-    paths = {name: tuple(name.split("/")) for name in names}
+def tree_of(names: Iterable[str], where: str, under: Keys = ()) -> dict[str, Any]:
+    """The tree whose leaves get these names when they are read: each name in its place, all of them below the keys
+    ``under``. ``CheckpointError`` where there is none."""
+    paths = {name: (*under, *name.split("/")) for name in names}
     read_back = parameter_names(list(paths.values()), where)
     for name, path in paths.items():
         if read_back.get(path) != name or "" in path:

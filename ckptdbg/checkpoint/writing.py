@@ -18,10 +18,12 @@ from ckptdbg.checkpoint.orbax_folder import write_orbax
 from ckptdbg.checkpoint.placing import Place, remove
 from ckptdbg.checkpoint.shards import MANIFEST, SCHEMA, Make, digest, holds, read_manifest
 from ckptdbg.checkpoint.spec import TensorSpec
+from ckptdbg.checkpoint.training import Keys
 from ckptdbg.errors import CheckpointError
 
-Write = Callable[[Path, Mapping[str, TensorSpec], Callable[[str], Array], str], None]
-"""Writes tensors of these shapes and dtypes, each asked for once by its name; the text is where, for errors."""
+Write = Callable[[Path, Mapping[str, TensorSpec], Callable[[str], Array], str, Keys], None]
+"""Writes tensors of these shapes and dtypes, each asked for once by its name; the text is where, for errors, and the
+keys are those under which they all go."""
 WRITERS: dict[str, Write] = {"dcp": write_dcp, "orbax": write_orbax, "msgpack": write_msgpack}
 SHARDED = "safetensors"
 FILES = {".safetensors": SHARDED, ".msgpack": "msgpack"}
@@ -57,6 +59,7 @@ class WholeWriter:
     place: Place
     format: str
     progress: Callable[[str], None] = lambda _: None
+    under: Keys = ()
 
     def write(self, specs: Mapping[str, TensorSpec], make: Make, extra: Mapping[str, str] | None = None) -> None:
         """Write it beside its place, read it back and compare, move it there. ``extra`` are small files for a folder.
@@ -89,7 +92,7 @@ class WholeWriter:
             digests[name] = digest(array)
             return array
 
-        WRITERS[self.format](ready, specs, read, str(self.place.out))
+        WRITERS[self.format](ready, specs, read, str(self.place.out), self.under)
         self.progress("reading back what was written")
         if not holds(ready, digests) or set(digests) != set(specs):
             problem = f"what was written in {self.format} does not read back as it was"

@@ -34,6 +34,9 @@ def convert(
     format: Annotated[
         str | None, typer.Option(metavar="NAME", help="safetensors (unless OUT says another), dcp, orbax or msgpack.")
     ] = None,
+    under: Annotated[
+        str, typer.Option(metavar="KEYS", help="orbax, msgpack: below these keys, such as params/params.")
+    ] = "",
     shard_size: Annotated[str, typer.Option(metavar="SIZE", help="The most bytes in one safetensors file.")] = "5GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is at OUT.")] = False,
 ) -> int:
@@ -62,6 +65,7 @@ def convert(
                 conversion,
                 out,
                 format=format,
+                under=tuple(under.split("/")) if under else (),
                 shard_size=size,
                 overwrite=overwrite,
                 extra=extra,

@@ -16,8 +16,10 @@ from ckptdbg.checkpoint import TensorSpec
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.placing import Place
 from ckptdbg.checkpoint.shards import ShardedWriter, plan_shards, size_of
+from ckptdbg.checkpoint.training import Keys
+from ckptdbg.checkpoint.trees import NO_KEYS
 from ckptdbg.checkpoint.writing import SHARDED, WholeWriter, format_of, is_file
-from ckptdbg.errors import CkptdbgError, MappingError
+from ckptdbg.errors import CheckpointError, CkptdbgError, MappingError
 from ckptdbg.mapping import BoundMapping, Mapping
 from ckptdbg.weights.checkpoints import Tensors
 
@@ -92,20 +94,24 @@ def write(
     out: Path,
     *,
     format: str | None = None,
+    under: Keys = (),
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
     extra: dict[str, str] | None = None,
     inputs: Sequence[Path] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[str]:
-    """Write a conversion to a folder or a file, in the ``format`` asked for or told by its name (``format_of``); all is
-    read back and compared. What the conversion reads, and ``inputs`` besides, is never replaced. Returns the shards
-    that an earlier, interrupted run had finished: of safetensors only. Raises CheckpointError, MappingError."""
+    """Write a conversion to a folder or a file, in the ``format`` asked for or told by its name (``format_of``); a tree
+    goes below the keys ``under``. All is read back and compared. What the conversion reads, and ``inputs`` besides, is
+    never replaced. Returns the shards that an earlier, interrupted run had finished: of safetensors only. Raises
+    CheckpointError, MappingError."""
     specs, chosen = conversion.specs(), format_of(out, format)
     place = Place(out, overwrite, [*_files(Path(conversion.read.where)), *inputs])
     if chosen != SHARDED:
-        WholeWriter(place, chosen, progress).write(specs, conversion.make, extra)
+        WholeWriter(place, chosen, progress, under).write(specs, conversion.make, extra)
         return []
+    if under:
+        raise CheckpointError(NO_KEYS, where=str(out), found="/".join(under))
     total = sum(map(size_of, specs.values()))
     shards = plan_shards(specs, total if is_file(out) else shard_size)
     return ShardedWriter(place, shards, conversion.origin, progress).write(conversion.make, total, extra)

@@ -206,11 +206,36 @@ def test_what_is_interrupted_begins_anew(kind, error, status, said, sample, tmp_
     assert convert(sample, place(tmp_path, kind), kind).exit_code == 0
 
 
+@pytest.mark.parametrize("kind", ["orbax", "msgpack"])
+@pytest.mark.parametrize("under", ["params", "params/params"])
+def test_a_tree_goes_below_the_keys_asked_for_and_keeps_its_names(kind, under, sample, tmp_path):
+    out = place(tmp_path, kind)
+    done = convert(sample, out, kind, "--under", under)
+    assert done.exit_code == 0, done.stderr
+    made = tensors_of(sample.parent / "target.safetensors")
+    assert same(tensors_of(out), made)
+    assert same(restored(out, kind), {f"{under}/{name}": array for name, array in made.items()})
+
+
+@pytest.mark.parametrize("kind", ["dcp", "safetensors"])
+def test_what_is_no_tree_goes_under_no_key(kind, sample, tmp_path):
+    refused = convert(sample, tmp_path / "out", kind, "--under", "params")
+    assert (refused.exit_code, [path.name for path in tmp_path.iterdir()]) == (2, ["sample"])
+    assert "tensors go under keys in a tree only: --format orbax or msgpack; found params" in refused.stderr
+
+
+@pytest.mark.parametrize("kind", ["orbax", "msgpack"])
+def test_keys_that_a_name_would_keep_are_refused(kind, sample, tmp_path):
+    refused = convert(sample, place(tmp_path, kind), kind, "--under", "weights")
+    assert refused.exit_code == 2
+    assert "cannot be told from what frameworks add around parameters" in refused.stderr
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_what_does_not_read_back_is_seen(kind, sample, tmp_path, monkeypatch):
     real = writing.WRITERS[kind]
     monkeypatch.setitem(
-        writing.WRITERS, kind, lambda path, specs, read, where: real(path, specs, lambda n: read(n) + 1, where)
+        writing.WRITERS, kind, lambda path, specs, read, *rest: real(path, specs, lambda n: read(n) + 1, *rest)
     )
     done = convert(sample, place(tmp_path, kind), kind)
     assert done.exit_code == 2
