@@ -11,8 +11,10 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -144,11 +146,15 @@ def write_orbax(
     except ImportError as cause:
         raise CheckpointError("needs Orbax", where=where, hint="pip install 'ckptdbg[orbax]'") from cause
 
+    stopped = Event()
+
     class Streaming(ocp.type_handlers.NumpyHandler):
         """Asks for each array when it is written, and waits until it is."""
 
         async def serialize(self, values: Any, infos: Any, args: Any = None) -> Any:
             for leaf, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+                if stopped.is_set():
+                    raise CancelledError
                 for written in await super().serialize([read(leaf.name)], [info], [arg]):
                     written.result()
             return []
@@ -156,9 +162,21 @@ def write_orbax(
     handlers = (_Leaf, Streaming(deepcopy_host_arrays=False)), (jax.Array, ocp.type_handlers.ArrayHandler())
     registry = ocp.type_handlers.create_type_handler_registry(*handlers)
     tree = jax.tree.map(_Leaf, tree_of(specs, where, under))
-    try:
+
+    def save() -> None:
         with _quiet(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
             checkpointer.save(folder.resolve(), tree)
+
+    try:
+        # In a thread of its own. In one with an event loop, as a notebook has, Orbax starts another loop, and waits
+        # for it for ever when an interruption has ended it.
+        with ThreadPoolExecutor(1) as thread:
+            saving = thread.submit(save)
+            try:
+                saving.result()
+            except BaseException:
+                stopped.set()
+                raise
     except ValueError as cause:  # tensorstore's errors, those of the disk among them
         if code := re.search(r"os_error_code='(\d+)'", str(cause)):
             raise OSError(int(code[1]), os.strerror(int(code[1]))) from cause

@@ -1,10 +1,13 @@
 """``convert`` to and from DCP, Orbax and msgpack, and the other verbs on what it wrote."""
 
+import asyncio
 import errno
 import os
 import re
 import resource
 import shutil
+import signal
+import time
 import warnings
 
 import ml_dtypes
@@ -204,6 +207,34 @@ def test_what_is_interrupted_begins_anew(kind, error, status, said, sample, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
     monkeypatch.undo()
     assert convert(sample, place(tmp_path, kind), kind).exit_code == 0
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("how", ["inside", "from outside"])
+def test_it_stops_where_an_event_loop_runs_as_in_a_notebook(kind, how, sample, tmp_path, monkeypatch):
+    asked = []
+
+    def stops(array):
+        asked.append(array)
+        if len(asked) == 2:
+            if how == "inside":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C: the main thread's, whichever thread this is
+            time.sleep(0.2)
+        return "digest"
+
+    monkeypatch.setattr(writing, "digest", stops)
+
+    async def cell():
+        return convert(sample, place(tmp_path, kind), kind)
+
+    loop = asyncio.new_event_loop()  # asyncio.run would take the signal for itself
+    try:
+        done = loop.run_until_complete(cell())
+    finally:
+        loop.close()
+    assert (done.exit_code, len(asked) < 11) == (130, True), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
 @pytest.mark.parametrize("kind", ["orbax", "msgpack"])
