@@ -94,8 +94,9 @@ def measure_with_sketch(session: Session, sketch: Sketch) -> SketchComparison:
     view, side, inputs, tensors = session.target_view, session.target.side, session.inputs, session.tensors()
     check_inputs(inputs, {"target": side})
     check_repeatable(side, inputs, "target")
-    moved = None if session.has_source_tensors else tensors.exact(_moved(session))
-    return compare_sketch(sketch, view, side, inputs, tensors.exact(), moved)
+    exact = tensors.exact()
+    unsure = tensors.unsure(exact) if session.has_source_tensors else tensors.exact(_moved(session))
+    return compare_sketch(sketch, view, side, inputs, exact, None if unsure is exact else unsure)
 
 
 def _moved(session: Session) -> dict[str, Array]:

@@ -191,6 +191,23 @@ def test_a_script_that_dequantises_wrongly_is_no_equivalent_model(tmp_path, scal
     assert result.verdict in ("divergent", "definition-differs")
 
 
+BFLOAT16 = "scales[i, j]\n            out = out.to(torch.bfloat16)"
+
+
+def test_what_the_script_rounds_to_is_noise_with_a_sketch_as_without(tmp_path):
+    """The script makes bfloat16, and nobody knows what it rounded: only the target's own values."""
+    config = built(tmp_path, scale=BFLOAT16, target=False)
+    text = config.read_text()
+    config.write_text(text.replace(", path: target.safetensors", ""))
+    converted = run("convert", config, "-o", tmp_path / "target.safetensors")
+    assert converted.exit_code == 0, converted.output
+    config.write_text(text)
+    open_session(config).capture(tmp_path / "sketch", sketch=True)
+    for session in (open_session(config), open_session(config, source_trace=tmp_path / "sketch")):
+        result = session.compare()
+        assert (result.verdict, result.findings) == ("equivalent", [])
+
+
 def test_a_wrong_tensor_is_found_by_its_values(tmp_path):
     config = built(tmp_path)
     target = {n: v.copy() for n, v in open_checkpoint_values(tmp_path / "target.safetensors").items()}
