@@ -223,4 +223,4 @@ def test_odd_functions_are_called_or_refused_in_one_line(function, problem, tmp_
         assert list(chosen(given)(given)) == ["a"]
         return
     with pytest.raises(LoaderError, match=problem):
-        chosen(given)
+        chosen(given)(given)
