@@ -52,6 +52,9 @@ class ModelConfig(_Record):
     """A built-in name, ``module:function`` or ``file.py:function``."""
     path: Path | None = None
     """The checkpoint; without it the loader is called with ``path=None``."""
+    under: str | None = None
+    """The key under which the checkpoint holds this model, where it holds more: names are those below it. A loader
+    reads its checkpoint by itself."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Passed to the loader as keyword arguments."""
     inputs: dict[str, str] = Field(default_factory=dict)
@@ -65,6 +68,12 @@ class ModelConfig(_Record):
         if not loader.strip() or loader.startswith(":") or loader.endswith(":"):
             raise ValueError("expected a built-in name, module:function or file.py:function")
         return loader
+
+    @model_validator(mode="after")
+    def _one_part(self) -> ModelConfig:
+        if self.under is not None and self.loader == "huggingface":
+            raise ValueError("under is for checkpoints that hold more than a model; a Hugging Face folder is one model")
+        return self
 
 
 class ProbeConfig(_Record):

@@ -109,7 +109,7 @@ class Sides:
         path = self.config.mapping
         if isinstance(path, Path):
             return open_named(self.config, "source", TensorMapping.load(path)).read
-        return open_checkpoint(self.config.source.path).read
+        return open_checkpoint(self.config.source.path, self.config.source.under).read
 
     @property
     def has_source_tensors(self) -> bool:
@@ -159,9 +159,10 @@ class Sides:
     def stored_dtypes(self) -> dict[str, str]:
         """Of every target tensor, the dtype on disk where the path is a checkpoint we can read, else the model's."""
         dtypes = {name: spec.dtype for name, spec in self.target.specs.items()}
-        if self.config.target.path is not None:
+        side = self.config.target
+        if side.path is not None:
             with suppress(CkptdbgError):  # a loader may read formats of its own
-                on_disk = open_checkpoint(self.config.target.path).specs
+                on_disk = open_checkpoint(side.path, side.under).specs
                 dtypes |= {name: on_disk[name].dtype for name in dtypes if name in on_disk}
         return dtypes
 

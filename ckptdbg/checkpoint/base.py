@@ -65,6 +65,31 @@ class MemoryCheckpoint(Checkpoint):
         return self._tensors[name]
 
 
+class CheckpointPart(Checkpoint):
+    """The tensors of a checkpoint whose names begin with ``key`` and a dot or a slash, by the rest of their names.
+
+    ``CheckpointError`` where there are none."""
+
+    def __init__(self, whole: Checkpoint, key: str) -> None:
+        self._whole = whole
+        self._names = {n[len(key) + 1 :]: n for n in whole.specs if n.startswith((f"{key}.", f"{key}/"))}
+        if not self._names:
+            first = sorted({n.replace("/", ".").split(".")[0] for n in whole.specs})
+            problem, expected = f"nothing is under {key}", f"one of {', '.join(first[:5])}"
+            raise CheckpointError(problem, where=str(whole.path or "<memory>"), expected=expected)
+        super().__init__(whole.path, {short: whole.specs[n] for short, n in self._names.items()}, whole.config)
+        taken = set(self._names.values())
+        self.left_out = whole.left_out | {n: f"not under {key}" for n in whole.specs if n not in taken}
+        self.notes = {short: whole.notes[n] for short, n in self._names.items() if n in whole.notes}
+
+    def _read(self, name: str) -> Array:
+        return self._whole.read(self._names[name])
+
+    def read_apart(self, name: str) -> Array:
+        """The same, and nothing of the file stays in memory once the array is gone: for going through many."""
+        return self._whole.read_apart(self._names[name]) if name in self._names else self.read(name)
+
+
 def spec_of(array: Array) -> TensorSpec:
     """Shape and dtype of an array."""
     return TensorSpec(tuple(np.shape(array)), np.asarray(array).dtype.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ckptdbg.checkpoint.base import Checkpoint
+from ckptdbg.checkpoint.base import Checkpoint, CheckpointPart
 from ckptdbg.checkpoint.context_file import ContextCheckpoint
 from ckptdbg.checkpoint.dcp_folder import DcpCheckpoint
 from ckptdbg.checkpoint.folders import find_config, find_folder
@@ -30,13 +30,16 @@ FORMATS: dict[str, Callable[[Path], Checkpoint]] = {
 }
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, under: str | None = None) -> Checkpoint:
     """A checkpoint of any format: a folder of Hugging Face's, of torch's Distributed Checkpoint or of Orbax, or a file
-    that ends in one of ``FORMATS``. A ``.json`` is a context file: names and shapes alone.
+    that ends in one of ``FORMATS``. A ``.json`` is a context file: names and shapes alone. With ``under`` only what
+    stands under this key, by the rest of its name.
 
     No tensor data is read. ``CheckpointError`` where the path is missing, its suffix is unknown, it is damaged or not
-    what its suffix says, or there are several checkpoints in a folder.
+    what its suffix says, there are several checkpoints in a folder, or nothing is under the key.
     """
+    if under is not None:
+        return CheckpointPart(open_checkpoint(path), under)
     path = Path(path)
     if not path.is_dir():
         return open_file(path)

@@ -42,7 +42,7 @@ def open_side(side: ModelConfig, name: str, file: Path) -> Tensors:
             hint=f"set {name}: {{path: ...}}",
         )
     try:
-        return as_tensors(open_checkpoint(side.path))
+        return as_tensors(open_checkpoint(side.path, side.under))
     except CheckpointError as cause:
         hint = f"only its loader {side.loader} can read it: --load takes the tensors from the loaded model"
         raise CheckpointError(f"the {name} cannot be read as a checkpoint: {cause}", hint=hint) from cause

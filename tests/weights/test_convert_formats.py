@@ -209,6 +209,32 @@ def test_what_is_interrupted_begins_anew(kind, error, status, said, sample, tmp_
     assert convert(sample, place(tmp_path, kind), kind).exit_code == 0
 
 
+@pytest.mark.parametrize("suffix", ["", ".pt"])
+def test_a_model_under_a_key_has_its_own_names(suffix, sample, tmp_path):
+    made = tensors_of(sample.parent / "target.safetensors")
+    saved, state = tmp_path / f"saved{suffix}", {n: torch.from_numpy(a.astype(np.float32)) for n, a in made.items()}
+    whole = {"model": state, "ema": {n: t + 1 for n, t in state.items()}}
+    if suffix:
+        torch.save(whole, saved)
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.save(whole, checkpoint_id=saved, no_dist=True)
+    config = with_target(sample, saved)
+    text = config.read_text()
+    assert run("verify", config).exit_code == 1  # every tensor is missed
+    found = {}
+    for key in ("model", "ema", "models"):
+        config.write_text(text.replace("target:\n", f"target:\n  under: {key}\n"))
+        found[key] = run("verify", config)
+    assert {key: done.exit_code for key, done in found.items()} == {"model": 0, "ema": 1, "models": 2}
+    assert "nothing is under models" in found["models"].stderr
+    assert "expected one of ema, model" in found["models"].stderr
+    config.write_text(text.replace("target:\n", "target:\n  under: model\n"))
+    refused = run("verify", with_target(config, saved, "huggingface"))
+    assert "a Hugging Face folder is one model" in refused.stderr.replace("\n", " ")
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("how", ["inside", "from outside"])
 def test_it_stops_where_an_event_loop_runs_as_in_a_notebook(kind, how, sample, tmp_path, monkeypatch):
