@@ -30,6 +30,7 @@ LINE = [
 WIRING = {
     "obtain",
     "judging",
+    "sides",
     "session",
     "sketching",
     "stepping",
