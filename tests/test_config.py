@@ -8,7 +8,7 @@ from ckptdbg.errors import ConfigError
 
 GOOD = """\
 source: {loader: huggingface, path: hf}
-target: {loader: my_target.py:load, path: tgt.safetensors, options: {layers: 4},
+target: {loader: my_target.py:load, path: tgt.safetensors, under: model, options: {layers: 4},
          inputs: {decoder_input_tokens: input_ids}, output: logits}
 mapping: maps/llama.yaml
 probe: {tokens: random, batch: 3, length: 64, seed: 7}
@@ -35,6 +35,7 @@ def test_a_whole_config(folder):
     assert config.source.model_dump() == {
         "loader": "huggingface",
         "path": folder / "hf",
+        "under": None,
         "options": {},
         "inputs": {},
         "output": None,
@@ -42,6 +43,7 @@ def test_a_whole_config(folder):
     assert config.target.model_dump() == {
         "loader": f"{folder}/my_target.py:load",
         "path": folder / "tgt.safetensors",
+        "under": "model",
         "options": {"layers": 4},
         "inputs": {"decoder_input_tokens": "input_ids"},
         "output": "logits",
