@@ -97,10 +97,10 @@ def trace_asked(
     asked: Dict[str, Any] = config.mapping  # type: ignore[assignment]
     if "trace" in asked:
         return _traced(_own_conversion(config, model_config), source, read, model_config)
-    from ckptdbg.models.importers import Sides, find_conversion
+    from ckptdbg.models.importers import Given, find_conversion
 
     model_config = model_config or _config_of(target)
-    sides = Sides(source, model_config, lambda: target().specs, config.file.resolve().parent, str(config.file))
+    sides = Given(source, model_config, lambda: target().specs, config.file.resolve().parent, str(config.file))
     return _traced(find_conversion(asked, sides), source, read, model_config)
 
 
@@ -185,11 +185,11 @@ def open_named(config: Config, which: Which, mapping: Mapping) -> Tensors:
     tensors = open_side(side, which, config.file)
     if side.loader != "huggingface" or not speaks_of_others(mapping, which, tensors.specs):
         return tensors
-    from ckptdbg.models.importers import Sides, find_conversion
+    from ckptdbg.models.importers import Given, find_conversion
     from ckptdbg.models.importers.transformers import names_of
 
     folder = config.file.resolve().parent
-    sides = Sides(tensors.specs, tensors.config or {}, dict, folder, str(config.file))
+    sides = Given(tensors.specs, tensors.config or {}, dict, folder, str(config.file))
     try:
         memory, tied = names_of(sides)
     except CkptdbgError:

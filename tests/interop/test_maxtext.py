@@ -20,7 +20,7 @@ from ckptdbg.cli.app import app
 from ckptdbg.documents import dump_yaml
 from ckptdbg.mapping.agent_plan import Rules
 from ckptdbg.mapping.tracing import trace
-from ckptdbg.models.importers import Sides, find_conversion
+from ckptdbg.models.importers import Given, find_conversion
 from ckptdbg.models.importers.maxtext import key_of
 from ckptdbg.samples.checkpoints import write_checkpoint
 
@@ -61,7 +61,7 @@ class Case:
     def find(self, source, target=None, **asked):
         specs = {name: TensorSpec(np.shape(value), "float32") for name, value in (target or {}).items()}
         asked = {"maxtext": self.name, "scan": self.scan, "options": self.options, **asked}
-        return find_conversion(asked, Sides(source, self.config, lambda: specs, None, "c.yaml"))
+        return find_conversion(asked, Given(source, self.config, lambda: specs, None, "c.yaml"))
 
     def made(self):
         """MaxText's tensors, by MaxText's loops."""

@@ -20,7 +20,7 @@ from ckptdbg.cli.app import app
 from ckptdbg.documents import dump_yaml, parse_yaml
 from ckptdbg.errors import CkptdbgError
 from ckptdbg.mapping.tracing import trace
-from ckptdbg.models.importers import Sides, find_conversion
+from ckptdbg.models.importers import Given, find_conversion
 from ckptdbg.models.loaders.function import find_function
 from ckptdbg.samples.pairs import sample_configs
 from ckptdbg.session import open_session
@@ -66,7 +66,7 @@ def test_an_adapter_by_name_is_the_adapter_in_both_directions(name):
     home = by_torchtitan(adapter_class(config, None).from_hf, theirs)
     asked = {"torchtitan": name, "model": model, "options": options}
     for given, wanted, direction in ((own, theirs, "to_hf"), (theirs, home, "from_hf")):
-        found = find_conversion(asked, Sides(specs_of(given), {}, dict, HERE, "c.yaml"))
+        found = find_conversion(asked, Given(specs_of(given), {}, dict, HERE, "c.yaml"))
         assert found.name == f"{adapter_class.__module__}:{adapter_class.__name__}.{direction}"
         traced = trace(found.convert, specs_of(given), {}, found.name, given)
         assert traced.untraced == traced.inexact == ()
@@ -87,7 +87,7 @@ def test_deepseek_reads_what_hugging_face_writes(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     real = {name: np.array(checkpoint.read(name)) for name in checkpoint.specs}
     asked = {"torchtitan": "deepseek_v3", "model": f"{HERE}/titan_configs.py:deepseek_v3"}
-    found = find_conversion(asked, Sides(checkpoint.specs, checkpoint.config, dict, HERE, "c.yaml"))
+    found = find_conversion(asked, Given(checkpoint.specs, checkpoint.config, dict, HERE, "c.yaml"))
     traced = trace(found.convert, checkpoint.specs, checkpoint.config, found.name, real)
     wanted = by_torchtitan(adapter_of("deepseek_v3")(deepseek_v3(), None).from_hf, real)
     bound = traced.mapping.bind(checkpoint.config, checkpoint.specs, traced.specs)
@@ -146,7 +146,7 @@ def test_from_the_command_line_to_a_fault_that_is_named(tmp_path, monkeypatch, t
 
 def failure(source, config, **asked):
     with pytest.raises(CkptdbgError) as error:
-        find_conversion(asked, Sides(source, config, dict, HERE, "c.yaml"))
+        find_conversion(asked, Given(source, config, dict, HERE, "c.yaml"))
     return str(error.value)
 
 
@@ -163,13 +163,13 @@ def test_flavors_and_names_that_do_not_fit_are_said():
     other = {"h.0.weight": TensorSpec((1,), "float32")}
     assert "do not tell the direction; found h.0.weight" in failure(other, {}, torchtitan="llama3", flavor="8B")
     sizes = {"hidden_size": 4096, "vocab_size": 128256, "num_hidden_layers": 32}
-    sides = Sides(source, sizes, dict, HERE, "c.yaml")
+    sides = Given(source, sizes, dict, HERE, "c.yaml")
     assert find_conversion({"torchtitan": "llama3"}, sides).name.endswith("Llama3StateDictAdapter.from_hf")
 
 
 def test_an_error_in_an_adapter_is_said_at_its_line():
     source = {"model.layers.0.self_attn.q_proj.bias": TensorSpec((4,), "float32")}
-    sides = Sides(source, {}, dict, HERE, "c.yaml")
+    sides = Given(source, {}, dict, HERE, "c.yaml")
     found = find_conversion({"torchtitan": "llama3", "flavor": "8B", "direction": "from_hf"}, sides)
     with pytest.raises(CkptdbgError, match=r"llama3/state_dict_adapter\.py:\d+: the conversion raised KeyError"):
         found.convert({name: np.zeros(spec.shape, np.float32) for name, spec in source.items()})

@@ -15,7 +15,7 @@ from ckptdbg.cli.app import app
 from ckptdbg.documents import dump_yaml
 from ckptdbg.errors import CkptdbgError
 from ckptdbg.mapping.tracing import trace
-from ckptdbg.models.importers import Sides, find_conversion
+from ckptdbg.models.importers import Given, find_conversion
 from ckptdbg.models.importers.maxtext_tables import Tables
 
 TABLES = """
@@ -87,7 +87,7 @@ def folder(tmp_path):
 
 def find(folder, source, target, **asked):
     asked = {"maxtext": "tables.py:NAMES", "hooks": "tables.py:HOOKS", "options": {"experts": 3}, **asked}
-    return find_conversion(asked, Sides(specs(source), CONFIG, lambda: specs(target), folder, "c.yaml"))
+    return find_conversion(asked, Given(specs(source), CONFIG, lambda: specs(target), folder, "c.yaml"))
 
 
 @pytest.mark.parametrize(("scan", "ours"), [(True, SCANNED), (False, UNROLLED)], ids=["scan", "unrolled"])
@@ -151,13 +151,13 @@ def test_what_is_wrong_is_said(folder):
     )
     told = failure(lambda: find(folder, HF, SCANNED, options={}))
     assert "NAMES raised AttributeError: 'types.SimpleNamespace' object has no attribute 'experts'" in told
-    sides = Sides(specs(HF), CONFIG, dict, folder, "c.yaml")
+    sides = Given(specs(HF), CONFIG, dict, folder, "c.yaml")
     told = failure(lambda: find_conversion({"maxtext": "tables.py:NAMES"}, sides))
     assert told == "c.yaml: a table of names without hooks; add hooks: file.py:function"
 
 
 def test_without_maxtext_it_says_what_to_install(folder):
-    sides = Sides(specs(HF), CONFIG, dict, folder, "c.yaml")
+    sides = Given(specs(HF), CONFIG, dict, folder, "c.yaml")
     told = failure(lambda: find_conversion({"maxtext": "llama3.1-8b"}, sides))
     assert told.startswith("maxtext cannot be imported: No module named 'maxtext'; pip install --no-deps maxtext")
     told = failure(lambda: find_conversion({"torchtitan": "llama3"}, sides))

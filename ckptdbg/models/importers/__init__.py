@@ -4,7 +4,7 @@ One file per library, each with one verb: ``find(asked, sides) -> Conversion``. 
 not restated.
 """
 
-from ckptdbg.models.importers.base import Sides
+from ckptdbg.models.importers.base import Given
 from ckptdbg.models.importers.find import find_conversion
 
-__all__ = ["Sides", "find_conversion"]
+__all__ = ["Given", "find_conversion"]

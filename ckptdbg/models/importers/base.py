@@ -15,8 +15,8 @@ Specs = Mapping[str, TensorSpec]
 
 
 @dataclass(frozen=True)
-class Sides:
-    """The two sides of a conversion."""
+class Given:
+    """What is known of the two sides of a conversion."""
 
     source: Specs
     config: Mapping[str, Any]

@@ -6,13 +6,13 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from ckptdbg.models.importers.base import Sides
+from ckptdbg.models.importers.base import Given
 from ckptdbg.models.loaders.conversion import Conversion
 
 LIBRARIES = ("torchtitan", "maxtext", "transformers")
 
 
-def find_conversion(asked: Mapping[str, Any], sides: Sides) -> Conversion:
+def find_conversion(asked: Mapping[str, Any], sides: Given) -> Conversion:
     """What ``mapping: {torchtitan: llama3, ...}`` and the like stand for. Raises LoaderError, ConfigError."""
     (library,) = (name for name in LIBRARIES if name in asked)
     return importlib.import_module(f"ckptdbg.models.importers.{library}").find(asked, sides)

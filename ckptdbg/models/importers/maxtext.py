@@ -15,7 +15,7 @@ from typing import Any
 from ckptdbg.documents import parse_yaml, plain, read_text
 from ckptdbg.errors import CkptdbgError, ConfigError, LoaderError
 from ckptdbg.mapping.agent_plan import read_shapes
-from ckptdbg.models.importers.base import Sides, called, need
+from ckptdbg.models.importers.base import Given, called, need
 from ckptdbg.models.importers.maxtext_tables import Shape, Tables, names_in
 from ckptdbg.models.loaders.conversion import Conversion
 from ckptdbg.models.loaders.function import find_function
@@ -43,7 +43,7 @@ class Model:
     """As MaxText counts them; empty where it has no table of them."""
 
 
-def find(asked: Mapping[str, Any], sides: Sides) -> Conversion:
+def find(asked: Mapping[str, Any], sides: Given) -> Conversion:
     """The conversion of the model ``asked["maxtext"]``: a name that MaxText knows, or ``file.py:function`` for the
     table of names and the same under ``hooks``. Raises LoaderError, ConfigError."""
     model = _from_file(asked, sides) if ":" in asked["maxtext"] else _from_library(asked["maxtext"], sides)
@@ -71,7 +71,7 @@ def key_of(name: str) -> str:
     return "-".join(["params", *parts])
 
 
-def _from_library(name: str, sides: Sides) -> Model:
+def _from_library(name: str, sides: Given) -> Model:
     place = next(filter(_there, PLACES), PLACES[0])
     tables = need(f"{place}.param_mapping", "maxtext", INSTALL)
     if name not in tables.PARAM_MAPPING or name not in tables.HOOK_FNS:
@@ -87,7 +87,7 @@ def _from_library(name: str, sides: Sides) -> Model:
     return Model(tables.PARAM_MAPPING[name], tables.HOOK_FNS[name], config, _settings(place, name), shapes)
 
 
-def _from_file(asked: Mapping[str, Any], sides: Sides) -> Model:
+def _from_file(asked: Mapping[str, Any], sides: Given) -> Model:
     if "hooks" not in asked:
         raise ConfigError("a table of names without hooks", where=sides.where, hint="add hooks: file.py:function")
     names, hooks = (find_function(asked[key], sides.base) for key in ("maxtext", "hooks"))
@@ -127,7 +127,7 @@ def _call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     return called(function, f"{function.__module__}:{function.__name__}", **taken)
 
 
-def _direction(names: Mapping[Any, Any], sides: Sides) -> str:
+def _direction(names: Mapping[Any, Any], sides: Given) -> str:
     """Told from the source's names: whose they are."""
     own = {n: None for key in names for n in names_in(key)}
     theirs = {n: None for value in names.values() for n in names_in(value)}
@@ -143,7 +143,7 @@ def _direction(names: Mapping[Any, Any], sides: Sides) -> str:
     )
 
 
-def _from_hf(tables: Tables, asked: Mapping[str, Any], sides: Sides) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _from_hf(tables: Tables, asked: Mapping[str, Any], sides: Given) -> Callable[[dict[str, Any]], dict[str, Any]]:
     shapes = _target_shapes(asked, sides)
     names = {key_of(name): name for name in shapes}
     by_key = {key: shapes[name] for key, name in names.items()}
@@ -168,7 +168,7 @@ def _from_hf(tables: Tables, asked: Mapping[str, Any], sides: Sides) -> Callable
     return run
 
 
-def _target_shapes(asked: Mapping[str, Any], sides: Sides) -> dict[str, Shape]:
+def _target_shapes(asked: Mapping[str, Any], sides: Given) -> dict[str, Shape]:
     """Hooks reshape to what the target has, so its shapes have to be known: from itself, or from a file of them."""
     if "shapes" in asked:
         return {name: spec.shape for name, spec in read_shapes(sides.base / asked["shapes"]).items()}
@@ -182,7 +182,7 @@ def _target_shapes(asked: Mapping[str, Any], sides: Sides) -> dict[str, Shape]:
         ) from error
 
 
-def _to_hf(tables: Tables, model: Model, sides: Sides) -> Callable[[dict[str, Any]], dict[str, Any]]:
+def _to_hf(tables: Tables, model: Model, sides: Given) -> Callable[[dict[str, Any]], dict[str, Any]]:
     shapes = {name: shape for key, value in model.hf_shapes.items() for name, shape in _one_by_one(key, value)}
     if not shapes:
         shapes = {name: spec.shape for name, spec in sides.target().items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckptdbg.errors import ConfigError, LoaderError
-from ckptdbg.models.importers.base import Sides, called, need
+from ckptdbg.models.importers.base import Given, called, need
 from ckptdbg.models.loaders.conversion import Conversion
 from ckptdbg.models.loaders.function import find_function
 
@@ -16,7 +16,7 @@ from ckptdbg.models.loaders.function import find_function
 _SIZES = {"dim": "hidden_size", "vocab_size": "vocab_size", "layers": "num_hidden_layers"}
 
 
-def find(asked: Mapping[str, Any], sides: Sides) -> Conversion:
+def find(asked: Mapping[str, Any], sides: Given) -> Conversion:
     """The adapter of the model ``asked["torchtitan"]``, for the sizes of a ``flavor`` of torchtitan's or of the
     configuration that a function (``model``, called with ``options``) returns."""
     name = asked["torchtitan"]
@@ -43,7 +43,7 @@ def _adapter_class(module: Any) -> Any:
     return found
 
 
-def _config(package: str, asked: Mapping[str, Any], sides: Sides) -> Any:
+def _config(package: str, asked: Mapping[str, Any], sides: Given) -> Any:
     if "model" in asked:
         options = asked.get("options") or {}
         return called(find_function(asked["model"], sides.base), asked["model"], **options)
@@ -61,7 +61,7 @@ def _asked_flavors(asked: Mapping[str, Any], flavors: Iterable[str]) -> Iterable
     return [asked["flavor"]] if "flavor" in asked else flavors
 
 
-def _fitting(package: str, made: Mapping[str, Any], sides: Sides) -> Any:
+def _fitting(package: str, made: Mapping[str, Any], sides: Given) -> Any:
     """The one flavor that has the sizes in the checkpoint's config."""
     wanted = {theirs: sides.config.get(theirs) for theirs in _SIZES.values()}
     fitting = [flavor for flavor, config in made.items() if _sizes(config) == wanted]
@@ -81,7 +81,7 @@ def _sizes(config: Any) -> dict[str, int]:
     return {name: len(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _direction(adapter: Any, sides: Sides) -> str:
+def _direction(adapter: Any, sides: Given) -> str:
     """Told from the source's names: which side of the adapter's table holds more of them."""
     names = {re.sub(r"\d+", "{}", name) for name in sides.source}
     table = getattr(adapter, "from_hf_map", {})

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ckptdbg.errors import ConfigError
-from ckptdbg.models.importers.base import Sides, need
+from ckptdbg.models.importers.base import Given, need
 from ckptdbg.models.loaders.conversion import Conversion
 from ckptdbg.models.loaders.huggingface import complete, model_class_of, quiet
 
 INSTALL = "'ckptdbg[transformers]'"
 
 
-def find(asked: Mapping[str, Any], sides: Sides) -> Conversion:
+def find(asked: Mapping[str, Any], sides: Given) -> Conversion:
     """``to_memory``, as ``from_pretrained`` makes a model's state dict of a checkpoint, or ``to_disk``, as
     ``save_pretrained`` makes a checkpoint of a state dict. Raises LoaderError, ConfigError."""
     loading = need("transformers.core_model_loading", "transformers 5", INSTALL)
@@ -28,13 +28,13 @@ def find(asked: Mapping[str, Any], sides: Sides) -> Conversion:
     return Conversion(run, f"transformers.core_model_loading:{name}", {}, "torch")
 
 
-def names_of(sides: Sides) -> tuple[list[str], set[str]]:
+def names_of(sides: Given) -> tuple[list[str], set[str]]:
     """Every name of a tensor in memory, and which of them are second names (tied heads). Raises LoaderError."""
     model = _empty(*_model(sides))
     return list(model.state_dict()), set(model.all_tied_weights_keys)
 
 
-def _model(sides: Sides) -> tuple[Any, Any]:
+def _model(sides: Given) -> tuple[Any, Any]:
     """The class and the config of a model."""
     transformers = need("transformers", "transformers", INSTALL)
     if not sides.config:
@@ -70,7 +70,7 @@ def _empty(model_class: Any, config: Any) -> Any:
         return model_class(config)
 
 
-def _direction(model_class: Any, config: Any, sides: Sides) -> str:
+def _direction(model_class: Any, config: Any, sides: Given) -> str:
     """``to_disk`` where the source has names that transformers uses in memory alone."""
     from transformers.core_model_loading import revert_weight_conversion
 
