@@ -38,7 +38,7 @@ def agree_when_uniform(comparison: Comparison, replay: Replay, place: Place) -> 
         target |= dict(zip(entry.targets, made, strict=True))
     try:
         ours = comparison.rerun.promoted(comparison.plants, target)
-        ratio = _ratio(comparison, place, replay.promoted(source), ours)
+        ratio = ratio_left(comparison, place, replay.promoted(source), ours)
     except CkptdbgError:
         return None
     return (list(dict.fromkeys(e.name for e in entries)), ratio) if ratio < SUSPECT else None
@@ -57,7 +57,7 @@ def _uniform(values: Array) -> Array:
     return np.full(values.shape, float(np.mean(values)))
 
 
-def _ratio(comparison: Comparison, place: Place, theirs: Trace, ours: Trace) -> float:
+def ratio_left(comparison: Comparison, place: Place, theirs: Trace, ours: Trace) -> float:
     """Ratio of what is left in float64 to the noise that the place has in any case."""
     worst, runs, own = 0.0, comparison.source.runs.isolated, comparison.isolated
     for consumer in place.consumers:

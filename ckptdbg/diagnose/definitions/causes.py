@@ -12,9 +12,10 @@ from ckptdbg.diagnose.definitions.ablation import agree_when_uniform
 from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
 from ckptdbg.diagnose.definitions.candidates import groups
 from ckptdbg.diagnose.definitions.fields import FieldDifference
-from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, Meaning
+from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, ROUTER_NORM, Meaning
 from ckptdbg.diagnose.definitions.observations import Observation, observe
 from ckptdbg.diagnose.definitions.readings import read_off
+from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
 from ckptdbg.diagnose.definitions.trials import Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import Place
@@ -59,13 +60,20 @@ class Definitions:
         self._trials = None if self.replay is None else Trials(self.comparison, self.replay)
 
     def known(self, places: Sequence[Place]) -> Causes | None:
-        """The cause where it can be read off the two models, or where the target's configuration names another value
-        than the source's and the source, run with it, agrees at all places: found before anything else is tried."""
+        """The cause where it can be read off the two models, where the target's configuration names another value than
+        the source's and the source, run with it, agrees at all places, or where an experiment on both sides tells it:
+        found before anything else is tried."""
         read = self._read(places)
         if read is not None:
             return read
         proof = self.named(places)
-        return None if proof is None else self._proved(proof, places)
+        if proof is not None:
+            return self._proved(proof, places)
+        if isinstance(self.replay, Replay):
+            routed = normalised_on_one_side(self.comparison, self.replay, places[0])
+            if routed is not None:
+                return self._normalised(*routed)
+        return None
 
     def named(self, places: Sequence[Place]) -> Proof | None:
         """The settings of the target's configuration with which the source agrees at all places."""
@@ -186,6 +194,15 @@ class Definitions:
             f"it: with all elements of these scales alike on both sides the two models agree here (ratio {ratio:.2g})."
         )
         return Causes(sentence, ORDER, self._named(ORDER))
+
+    def _normalised(self, by: str, ratio: float) -> Causes:
+        other = "source" if by == "target" else "target"
+        sentence = (
+            f"{_capital(ROUTER_NORM.name)} differs: in the {by} the weights of a token's chosen experts add up to one, "
+            f"in the {other} they do not. With the scores of the others left out on both sides the two models agree "
+            f"here (ratio {ratio:.2g})."
+        )
+        return Causes(sentence, ROUTER_NORM, self._named(ROUTER_NORM))
 
     def _named(self, meaning: Meaning) -> tuple[str, ...]:
         """The configurations' own words on a cause that is proved, then other fields in which they differ."""
