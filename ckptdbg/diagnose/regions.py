@@ -46,6 +46,16 @@ def find_places(comparison: Comparison) -> list[Place]:
     )
 
 
+def sound_places(comparison: Comparison) -> list[Place]:
+    """Regions of the isolated pass at whose end both sides agree, the model's output among them."""
+    places = _regions(comparison, [s for s in comparison.sites if s.port == "in" and not s.isolated.divergent])
+    if not comparison.output.isolated.divergent:
+        graph = comparison.target.graph
+        feeds, met = upstream(comparison, graph.output_feeds, graph.output_met)
+        places.append(Place("output", (OUTPUT,), feeds, met, comparison.output.isolated.working.ratio))
+    return places
+
+
 def goes_on(comparison: Comparison, places: Sequence[Place]) -> bool:
     """Whether what is wrong at these places is still wrong after the last of them, in the free run: not undone by a
     symmetry. The output alone does not say so, since it may not read the tokens that are wrong."""

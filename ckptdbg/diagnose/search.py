@@ -85,6 +85,8 @@ def search(
     elsewhere that one of them may have been exchanged with. ``apart`` judges one suspect without the others, where the
     source can be run."""
     bench.rest()
+    if bench.quiet(places):
+        return Outcome(None, (), 0)
     singles = {}
     for s in suspects:
         found = [(e,) for e in edits(s.entry, mapping, sizes, unused) if s.allows(e)]
@@ -107,13 +109,21 @@ def search(
         mends = _mending(bench, places, candidates, touched)
         tried += len(candidates)
         sizes_of_rounds.append(len(candidates))
-        if mends:
-            best, *others = sorted(mends, key=lambda m: (m.cost, len(m.edits)))
+        kept = [m for m in mends if not bench.breaks(m.edits)]
+        if mends and not kept:
+            return Outcome(None, tuple(_breaking(m) for m in mends), tried)
+        if kept:
+            best, *others = sorted(kept, key=lambda m: (m.cost, len(m.edits)))
             also = tuple(m.edits for m in others)
             return Outcome(Mend(best.edits, best.before, best.after, also), (), tried)
     if bench.exhausted:
         return Outcome(None, (), bench.runs - before, complete=False)
     return Outcome(None, (*_singles_excluded(singles), *_others_excluded(sizes_of_rounds[1:])), tried)
+
+
+def _breaking(mend: Mend) -> str:
+    what = "; ".join(f"{e.entry}: {e.text}" for e in mend.edits)
+    return f"{what}: mends it, and spoils what agrees elsewhere"
 
 
 def _singles_excluded(singles: Mapping[str, Sequence[tuple[Edit, ...]]]) -> list[str]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ckptdbg.compare.carry import Carried, carry
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.features import FeatureMap, count_uses, index_source, pair
-from ckptdbg.compare.noise import Measure, measure, unit_roundoff
+from ckptdbg.compare.noise import SUSPECT, Measure, measure, unit_roundoff
 from ckptdbg.diagnose.edit import Edit
-from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.diagnose.regions import OUTPUT, Place, sound_places
 from ckptdbg.diagnose.relabel import Relabel
 from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.models.records import Plant, Record, Trace
@@ -54,6 +54,7 @@ class Bench:
         self._passed_on = _passed_on(comparison)
         self._uses = count_uses(comparison.target.anchors)
         self._index = index_source(comparison.source.view.anchors)
+        self._sound = sound_places(comparison)
         self.runs = 0
         self._deadline = time.process_time() + SECONDS
 
@@ -84,6 +85,21 @@ class Bench:
         self.progress(f"trying repairs, run {self.runs}")
         trace = self.comparison.rerun.promoted(plants, self._values(changed))
         return [self._ratio(a.place, entries, trace) for a, entries in zip(attempts, changed, strict=True)]
+
+    def quiet(self, places: Sequence[Place]) -> bool:
+        """Whether nothing is left to mend at these places."""
+        return all(self.ratios([Attempt(p, ())])[0] < SUSPECT for p in places)
+
+    def breaks(self, edits: Sequence[Edit]) -> bool:
+        """Whether these edits spoil a place at which both sides agree without them: one that reads the same tensors (a
+        head that is the embedding)."""
+        names = {e.entry for e in edits}
+        read = [p for p in self._sound if self.tensors(p, names)]
+        if not read:
+            return False
+        before = self.ratios([Attempt(p, ()) for p in read])
+        after = self.ratios([Attempt(p, tuple(edits)) for p in read])
+        return any(b < SUSPECT <= a for b, a in zip(before, after, strict=True))
 
     def tensors(self, place: Place, entries: set[str]) -> set[str]:
         """The target tensors of a place that these entries make."""

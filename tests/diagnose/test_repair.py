@@ -151,3 +151,21 @@ def test_a_layout_and_a_definition_in_one_region_are_told_apart(tmp_path):
     assert "causal mask" in layout.evidence[0]
     assert definition.explanation.startswith("The causal mask differs")
     assert session.diagnosis.mended
+
+
+def _embedding_without_its_scale(folder) -> list:
+    config = build_sample(folder, "gemma2_to_jax", ("embedding-scale-missing",), num_hidden_layers=2)
+    return open_session(config).compare().findings
+
+
+def test_an_edit_that_spoils_what_agrees_elsewhere_is_no_repair(tmp_path):
+    """The embedding is the head as well: a scale in it would mend the one and spoil the other."""
+    (finding,) = _embedding_without_its_scale(tmp_path)
+    assert (finding.kind, finding.cause, finding.repair) == ("definition", "model", None)
+    assert finding.explanation.startswith("The scale of the embedding differs")
+
+
+@pytest.mark.slow
+def test_without_that_rule_it_would_be_called_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptdbg.diagnose.trial.Bench.breaks", lambda *_: False)
+    assert any(finding.repair is not None for finding in _embedding_without_its_scale(tmp_path))
