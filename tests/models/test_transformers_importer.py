@@ -16,7 +16,7 @@ from ckptdbg.cli.app import app
 from ckptdbg.documents import dump_yaml
 from ckptdbg.errors import ConfigError, LoaderError
 from ckptdbg.mapping.tracing import trace
-from ckptdbg.models.importers import Sides, find_conversion
+from ckptdbg.models.importers import Given, find_conversion
 from ckptdbg.samples.checkpoints import write_checkpoint
 
 DECODER = {
@@ -72,7 +72,7 @@ def memory_of(folder: Path) -> dict[str, np.ndarray]:
 
 
 def traced(tensors, config, **asked):
-    sides = Sides(specs_of(tensors), config, dict, Path("folder"), "c.yaml")
+    sides = Given(specs_of(tensors), config, dict, Path("folder"), "c.yaml")
     found = find_conversion({"transformers": True, **asked}, sides)
     return trace(found.convert, sides.source, config, found.name, tensors)
 

@@ -235,6 +235,25 @@ def test_a_model_under_a_key_has_its_own_names(suffix, sample, tmp_path):
     assert "a Hugging Face folder is one model" in refused.stderr.replace("\n", " ")
 
 
+def in_a_loop(work):
+    """The result of ``work``, called where an event loop runs: one may run already, left by the browser tests."""
+
+    async def cell():
+        return work()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        return work()
+    loop = asyncio.new_event_loop()  # asyncio.run would take the signal for itself
+    try:
+        return loop.run_until_complete(cell())
+    finally:
+        loop.close()
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("how", ["inside", "from outside"])
 def test_it_stops_where_an_event_loop_runs_as_in_a_notebook(kind, how, sample, tmp_path, monkeypatch):
@@ -251,14 +270,7 @@ def test_it_stops_where_an_event_loop_runs_as_in_a_notebook(kind, how, sample, t
 
     monkeypatch.setattr(writing, "digest", stops)
 
-    async def cell():
-        return convert(sample, place(tmp_path, kind), kind)
-
-    loop = asyncio.new_event_loop()  # asyncio.run would take the signal for itself
-    try:
-        done = loop.run_until_complete(cell())
-    finally:
-        loop.close()
+    done = in_a_loop(lambda: convert(sample, place(tmp_path, kind), kind))
     assert (done.exit_code, len(asked) < 11) == (130, True), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
