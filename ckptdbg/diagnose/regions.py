@@ -36,9 +36,7 @@ def find_places(comparison: Comparison) -> list[Place]:
     outs = [Place("out", (s.anchor,), frozenset(), frozenset(), _ratio(s)) for s in sites if s.port == "out"]
     regions = _regions(comparison, [s for s in sites if s.port == "in"])
     if comparison.output.isolated.divergent:
-        graph = comparison.target.graph
-        feeds, met = upstream(comparison, graph.output_feeds, graph.output_met)
-        regions.append(Place("output", (OUTPUT,), feeds, met, comparison.output.isolated.working.ratio))
+        regions.append(_output_place(comparison))
     regions = _report_feeder_once(comparison, regions)
     end = len(comparison.target.graph.anchors)
     return sorted(
@@ -50,10 +48,14 @@ def sound_places(comparison: Comparison) -> list[Place]:
     """Regions of the isolated pass at whose end both sides agree, the model's output among them."""
     places = _regions(comparison, [s for s in comparison.sites if s.port == "in" and not s.isolated.divergent])
     if not comparison.output.isolated.divergent:
-        graph = comparison.target.graph
-        feeds, met = upstream(comparison, graph.output_feeds, graph.output_met)
-        places.append(Place("output", (OUTPUT,), feeds, met, comparison.output.isolated.working.ratio))
+        places.append(_output_place(comparison))
     return places
+
+
+def _output_place(comparison: Comparison) -> Place:
+    graph = comparison.target.graph
+    feeds, met = upstream(comparison, graph.output_feeds, graph.output_met)
+    return Place("output", (OUTPUT,), feeds, met, comparison.output.isolated.working.ratio)
 
 
 def goes_on(comparison: Comparison, places: Sequence[Place]) -> bool:
