@@ -13,6 +13,7 @@ import pytest
 
 from ckptdbg.models.jax_model import JaxModel
 from ckptdbg.models.jax_side import JaxSide
+from ckptdbg.models.jax_side import side as side_module
 from ckptdbg.models.records import Anchor, Plant
 
 
@@ -242,6 +243,42 @@ def test_new_values_and_new_plants_do_not_compile_again(model: tuple[JaxSide, An
     assert compiled == []
     for a, b in zip(first, second, strict=True):
         assert not np.array_equal(a, b)
+
+
+def _planted(side: JaxSide, inputs: dict[str, np.ndarray], seed: int) -> dict[int, Plant]:
+    """Random values in part of some ports."""
+    rng, plants = np.random.default_rng(seed), {}
+    records = side.run(inputs).records
+    for i in rng.choice(len(records), 4, replace=False):
+        out, given = records[i].output, records[i].input
+        plants[int(i)] = Plant(
+            input=None if given is None else given + rng.normal(size=given.shape),
+            output=out + rng.normal(size=out.shape),
+            output_mask=rng.random(out.shape) < 0.1,
+        )
+    return plants
+
+
+def test_after_many_runs_in_float64_one_program_serves_all_plants(kind: str) -> None:
+    built, _ = MODELS[kind]()
+    stepwise, repeated = JaxSide(built), JaxSide(built)
+    inputs, name = d.ids(), next(n for n in stepwise.parameters() if n.endswith("q"))
+    for _ in range(side_module._STEPS + 1):
+        repeated.run(inputs, promoted=True)
+    tried = [(_planted(stepwise, inputs, seed), {name: np.asarray(stepwise.read(name)) * seed}) for seed in (1, 2, 3)]
+    with jax.log_compiles(), _counting() as compiled:
+        found = [repeated.run(inputs, promoted=True, plants=p, values=v) for p, v in tried]
+    assert compiled == []
+    for (plants, values), trace in zip(tried, found, strict=True):
+        expected = stepwise.run(inputs, promoted=True, plants=plants, values=values)
+        pairs = [(trace.output, expected.output)]
+        for a, b in zip(trace.records, expected.records, strict=True):
+            np.testing.assert_array_equal(a.rows, b.rows)
+            pairs.append((a.output, b.output))
+            if a.input is not None and b.input is not None:
+                pairs.append((a.input, b.input))
+        assert max(np.abs(a - b).max() / np.abs(b).max() for a, b in pairs) < 1e-14
+    assert not np.allclose(found[0].output, found[1].output)
 
 
 class _counting:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -13,29 +13,16 @@ import numpy as np
 
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import CkptdbgError, LoaderError
-from ckptdbg.models.jax_side import border, compat, numerics, program, rows, summing
-from ckptdbg.models.jax_side.blocks import BlockSite, find_blocks
-from ckptdbg.models.jax_side.evaluate import Evaluator, OperandEvaluator
-from ckptdbg.models.jax_side.shadows import Value
-from ckptdbg.models.jax_side.stepwise import StepwiseEvaluator
+from ckptdbg.models.jax_side import border, compat, forward, numerics, planting, program, summing
+from ckptdbg.models.jax_side.blocks import find_blocks
+from ckptdbg.models.jax_side.forward import Traced
 from ckptdbg.models.jax_side.taint import Taint
 from ckptdbg.models.jax_side.walk import Walk
 from ckptdbg.models.jax_side.wrap import select, wrap
 from ckptdbg.models.records import Array, Graph, Operands, Plant, Statistics, Trace
 
-
-@dataclass
-class Traced:
-    """One program: the model at one set of input shapes."""
-
-    root: program.Block
-    walk: Walk
-    graph: Graph
-    blocks: tuple[BlockSite, ...]
-    inputs: dict[str, jax.ShapeDtypeStruct]
-    tokens: tuple[int, ...]
-    """(batch, length)"""
-    compiled: dict[Any, Callable] = field(default_factory=dict)
+_STEPS = 12
+"""Runs in float64 that go step by step before the program is compiled: that takes as long as 3 to 30 of them."""
 
 
 class JaxSide:
@@ -79,7 +66,7 @@ class JaxSide:
         if traced is None:
             raise CkptdbgError("operands are known only after the model was walked", hint="call graph(inputs) first")
         with compat.enable_x64():
-            captured = self._compiled(traced, "operands", _operands)(self._leaves(values, True))
+            captured = traced.compiled(forward.operands)(self._leaves(values, True))
             captured = jax.tree.map(lambda x: np.asarray(x, np.float64), captured)
         return border.operands(traced.walk, captured)
 
@@ -93,19 +80,28 @@ class JaxSide:
         plants: Mapping[int, Plant] | None = None,
         choices: Sequence[Array] | None = None,
     ) -> Trace:
-        """One forward pass (see ``Side``). Compiled whole as the model is; with plants or promoted, step by step."""
+        """One forward pass (see ``Side``). Compiled whole as the model is; with plants or promoted step by step, until
+        there were so many runs in float64 that compiling costs less."""
         traced = self._traced(inputs)
         if choices is not None and not promoted and not plants:
             free = self.run(inputs, values=values, jitter=jitter)
             if _chosen(free, choices):  # pinned to what it chooses by itself: nothing to compile
                 return free
-        planted = border.replacements(traced.walk, plants or {}, choices, promoted)
+        planted = planting.replacements(traced.walk, plants or {}, choices, promoted)
         seed = None if jitter is None else np.uint32(jitter)
         given = {name: np.asarray(inputs[name], _as(spec.dtype, promoted)) for name, spec in traced.inputs.items()}
+        repeated = promoted and jitter is None and traced.steps >= _STEPS
+        if repeated:
+            planted = planted | {key: ports | planted.get(key, {}) for key, ports in traced.blank.items()}
 
-        whole = not promoted and not plants
         with compat.enable_x64() if promoted else nullcontext():
-            run = self._compiled(traced, "run", _whole) if whole else _forward(traced, StepwiseEvaluator, promoted)
+            if repeated:
+                run = traced.compiled(forward.promoted)
+            elif promoted or plants:
+                run = forward.stepwise(traced, promoted)
+                traced.steps += promoted and jitter is None
+            else:
+                run = traced.compiled(forward.whole)
             leaves, given = jax.device_put((self._leaves(values or {}, promoted), given))
             output, captured = jax.device_get(run(leaves, given, seed, planted))
         return border.trace(traced.walk, traced.blocks, np.asarray(output), captured, traced.tokens)
@@ -115,7 +111,7 @@ class JaxSide:
         traced = self._traced(inputs)
         given = {name: np.asarray(inputs[name], spec.dtype) for name, spec in traced.inputs.items()}
         leaves, given = jax.device_put((self._leaves(values or {}, False), given))
-        output, captured = self._compiled(traced, "statistics", _without_tokens)(leaves, given)
+        output, captured = traced.compiled(forward.without_tokens)(leaves, given)
         return summing.statistics(traced.walk, traced.graph, traced.blocks, output, captured)
 
     def _leaf(self, name: str) -> Any:
@@ -185,11 +181,6 @@ class JaxSide:
         graph = replace(walk.graph, blocks=named, block_anchors=inside)
         return Traced(root, walk, graph, blocks, shapes, tokens)
 
-    def _compiled(self, traced: Traced, key: Any, build: Callable[[Traced], Callable]) -> Callable:
-        if key not in traced.compiled:
-            traced.compiled[key] = jax.jit(build(traced))
-        return traced.compiled[key]
-
 
 def _as(dtype: Any, promoted: bool) -> Any:
     return numerics.double(dtype) if promoted else dtype
@@ -199,44 +190,3 @@ def _chosen(trace: Trace, choices: Sequence[Array]) -> bool:
     return len(trace.choices) == len(choices) and all(
         np.array_equal(own.indices, given) for own, given in zip(trace.choices, choices, strict=True)
     )
-
-
-def _whole(traced: Traced) -> Callable:
-    return _forward(traced, Evaluator, promoted=False)
-
-
-def _forward(traced: Traced, how: type[Evaluator], promoted: bool) -> Callable:
-    def forward(leaves: list[Any], inputs: dict[str, Any], seed: Any, planted: Any) -> Any:
-        pinned = frozenset(traced.walk.pinned)
-        evaluator = how(
-            traced.walk.taint, pinned, promoted=promoted, jitter=seed, replace=planted, blocks=traced.blocks
-        )
-        args = [Value(leaf) for leaf in leaves]
-        for name, spec in traced.inputs.items():
-            args.append(Value(inputs[name], rows.token_ids(spec.shape, traced.tokens)))
-        output = evaluator.run(traced.root, args)
-        assert output is not None
-        return output.data, evaluator.captured
-
-    return forward
-
-
-def _without_tokens(traced: Traced) -> Callable:
-    """Nobody asks which token a row belongs to, nor what was chosen: less to trace."""
-
-    def forward(leaves: list[Any], inputs: dict[str, Any]) -> Any:
-        evaluator = Evaluator(traced.walk.taint, frozenset(), promoted=False, blocks=traced.blocks)
-        output = evaluator.run(traced.root, [Value(x) for x in [*leaves, *(inputs[name] for name in traced.inputs)]])
-        assert output is not None
-        return output.data, evaluator.captured
-
-    return forward
-
-
-def _operands(traced: Traced) -> Callable:
-    def operands(leaves: list[Any]) -> Any:
-        evaluator = OperandEvaluator(traced.walk.taint, frozenset(), promoted=True)
-        evaluator.run(traced.root, [*(Value(leaf) for leaf in leaves), *([None] * len(traced.inputs))])
-        return evaluator.captured
-
-    return operands
