@@ -8,26 +8,20 @@ in a run of the whole model on this probe and on a second seed.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.replay import Replay, TargetReplay
-from ckptdbg.diagnose.apart import Apart
-from ckptdbg.diagnose.definitions.causes import Causes, Definitions
-from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.findings import find, template
-from ckptdbg.diagnose.regions import Place, find_places
-from ckptdbg.diagnose.search import Mend, Outcome, search
-from ckptdbg.diagnose.static import exchange_partners
-from ckptdbg.diagnose.suspects import site_name, suspects_of
-from ckptdbg.diagnose.trial import Bench
+from ckptdbg.diagnose.regions import find_places
+from ckptdbg.diagnose.suspects import site_name
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
+from ckptdbg.mending import Round, definitions
 from ckptdbg.report.files import write_new
 from ckptdbg.result import Finding, Repair
 
@@ -70,6 +64,8 @@ class _State:
     """Target tensors that stand in for wrong ones."""
     edited: set[str] = field(default_factory=set)
     """Entries whose targets are to be made again."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Of the source, without which the repairs that were found would not be seen."""
     groups: dict[str, set[str]] = field(default_factory=dict)
     """By the site of a finding, the sites of all its places."""
     seen: set[str] = field(default_factory=set)
@@ -82,17 +78,24 @@ def diagnose(session: Session) -> Diagnosis:
     findings: dict[tuple, Finding] = {}
     current = session
     for _ in range(_MOST_ROUNDS):
-        found, mended = _round(current, state)
+        with _set(session, state.settings):
+            found, mended = _round(current, state)
         for finding in found:
             known = findings.get(_key(finding))
             if known is None or known.repair is None:
                 findings[_key(finding)] = finding
         if not mended:
             break
-        current = session.repaired(state.mapping, state.patches)
+        current = session.repaired(state.mapping, state.patches, source_anew=bool(state.settings))
     possible = session.stored is None and current is not session and _can_draw_again(session)
-    left = _left(current) | _left_on_another_seed(current) if possible else set()
+    with _set(session, state.settings):
+        left = _left(current) | _left_on_another_seed(current) if possible else set()
     possible = possible and left <= state.seen
+    if state.settings:  # what was set hides what the models define differently
+        for finding in _round(session.repaired(state.mapping, state.patches), state)[0]:
+            known = findings.get(_key(finding))
+            beside = (finding.kind,) if known is not None and known.repair is not None else ()
+            findings[(*_key(finding), *beside)] = finding
     done = [
         _finished(f, possible and not left & state.groups.get(f.site, {f.site}), session.unbound_mapping)
         for f in findings.values()
@@ -100,6 +103,11 @@ def diagnose(session: Session) -> Diagnosis:
     proved = all(f.repair.verified for f in done if f.repair is not None)
     mapping = state.mapping if proved else session.unbound_mapping
     return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text, state.mapping)
+
+
+def _set(session: Session, settings: dict[str, Any]) -> AbstractContextManager[None]:
+    """The source has these settings in here."""
+    return session.source.side.knobs.turned(settings) if settings else nullcontext()  # type: ignore[attr-defined]
 
 
 def _can_draw_again(session: Session) -> bool:
@@ -114,74 +122,20 @@ def _key(finding: Finding) -> tuple:
 
 def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
-    comparison, mapping = session.comparison, session.mapping
-    bench, sizes, unused = Bench(comparison, mapping, session.progress), session.sizes, session.unused_sources
-    why, mends = definitions(session, comparison), list[Mend]()
-    replay = source_replay(session, comparison)
-
     state.seen |= _divergent(session)
-
-    def looked_for(bench: Bench, places: list[Place]) -> Outcome:
-        suspects = suspects_of(comparison, places[0])
-        partners = exchange_partners(comparison, session.evidence, mapping, places)
-        apart = None if replay is None else Apart(bench.comparison, replay)
-        return search(bench, places, suspects, session.unbound_mapping, sizes, unused, partners, apart)
-
-    def solve(places: list[Place]) -> Outcome | None:
-        sites = {site_name(comparison, p) for p in places}
-        state.groups.setdefault(site_name(comparison, places[0]), set()).update(sites)
-        known = why.of(places) if places[0].port == "out" else why.known(places)
-        if places[0].port == "out" or known is not None:
-            return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
-        session.progress(f"trying repairs for {len(places)} places")
-        outcome = looked_for(bench, places)
-        behind = why.alongside(places) if outcome.mend is None else None
-        if behind is not None:
-            words, varied = behind
-            second = looked_for(Bench(varied, mapping, session.progress), places)
-            if second.mend is not None:
-                mends.append(second.mend)
-                note = f"it mends the place once the models define the same, which they do not: {words}"
-                return replace(second, causes=Causes(evidence=(note,)))
-        if outcome.mend is not None:
-            mends.append(outcome.mend)
-            factor = any(edit.changes_factor for edit in outcome.mend.edits)
-            return replace(outcome, causes=why.factor(places)) if factor else outcome
-        return replace(outcome, causes=why.of(places))
-
-    findings = find(comparison, session.evidence, mapping, solve)
+    this = Round(session)
+    findings = this.findings()
+    for site, sites in this.groups.items():
+        state.groups.setdefault(site, set()).update(sites)
     wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in state.patches]
     state.patches |= {t: session.made[t] for t in wrong}
-    for edit in (e for m in mends for e in m.edits):
+    for edit in (e for m in this.mends for e in m.edits):
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
-    if mends:
-        made = made_by(session, state.mapping, state.edited)
-        state.patches |= made
-    return findings, bool(wrong or mends)
-
-
-def definitions(session: Session, comparison: Comparison) -> Definitions:
-    """What the two models define differently is looked for with the source where it can be run here and set, else with
-    the target."""
-    target = session.target
-    config, options = session.config.source, session.config.target.options
-    knobs = getattr(getattr(target, "side", None), "knobs", None)
-    theirs = settings_of(session.model_config, config.options)
-    differences = field_differences(theirs, settings_of(target.config, options, knobs))
-    replay = source_replay(session, comparison)
-    if replay is None or getattr(replay.side, "knobs", None) is None:
-        replay = None if knobs is None else TargetReplay(comparison.rerun, comparison.plants)
-    return Definitions(comparison, replay, differences, session.sizes)
-
-
-def source_replay(session: Session, comparison: Comparison) -> Replay | None:
-    """Runs the source again with its own values planted; None where it ran elsewhere."""
-    if session.stored is not None:
-        return None
-    everywhere = frozenset(range(len(comparison.source.view.graph.anchors)))
-    ins, outs = comparison.pairing.offered() if comparison.alike else (everywhere, everywhere)
-    return Replay(session.source.side, session.inputs, session.source_exact, comparison.source.runs, ins, outs)
+    if this.mends:
+        state.settings |= this.settings
+        state.patches |= made_by(session, state.mapping, state.edited)
+    return findings, bool(wrong or this.mends)
 
 
 def _left_on_another_seed(mended: Session) -> set[str]:
@@ -190,13 +144,12 @@ def _left_on_another_seed(mended: Session) -> set[str]:
 
 
 def _left(session: Session) -> set[str]:
-    """Sites that diverge and are not at noise either once the source has the settings that the target's configuration
-    names."""
+    """Sites that diverge and are not at noise either where what the models define differently does not show."""
     comparison, groups = session.comparison, defaultdict(list)
     for place in find_places(comparison):
         groups[template(comparison, place)].append(place)
     why = definitions(session, comparison)
-    left = [p for places in groups.values() if why.named(places) is None for p in places]
+    left = [p for places in groups.values() if not why.explained(places) for p in places]
     return {site_name(comparison, place) for place in left}
 
 

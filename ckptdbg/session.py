@@ -204,8 +204,16 @@ class Session(Sides, Verbs):
             found = measure_coverage(self.comparison, self.mapping, result.coverage, window, cover, self.progress)
         return result.model_copy(update={"coverage": found})
 
-    def repaired(self, mapping: TensorMapping, patches: dict[str, Array], *, seed: int | None = None) -> Session:
-        """This session with another mapping and some target tensors replaced, on other tokens where a seed is given.
+    def repaired(
+        self,
+        mapping: TensorMapping,
+        patches: dict[str, Array],
+        *,
+        seed: int | None = None,
+        source_anew: bool = False,
+    ) -> Session:
+        """This session with another mapping and some target tensors replaced, on other tokens where a seed is given;
+        ``source_anew`` where the source was given other settings since.
 
         The models are shared and left as they are; nothing is loaded or compiled anew, and no layout is read twice.
         """
@@ -219,9 +227,12 @@ class Session(Sides, Verbs):
         if self.stored is None:
             shared |= {"source": self.source, "source_exact": self.source_exact}
         if seed is None:
-            shared |= {"inputs": self.inputs, "source_side": self.source_side}
+            shared["inputs"] = self.inputs
         else:
             shared["inputs"] = other_tokens(self.config.probe, self.model_config, self.inputs, seed)
+        if seed is None and not source_anew:
+            shared["source_side"] = self.source_side
+        else:
             shared["source_view"] = self.source_side.view
         if mapping is self.unbound_mapping and not patches:
             shared |= {"mapping": self.mapping, "target_view": self.target_view, "made": self.made}

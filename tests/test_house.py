@@ -35,6 +35,7 @@ WIRING = {
     "sketching",
     "stepping",
     "repair",
+    "mending",
     "api",
     "cli",
     "samples",

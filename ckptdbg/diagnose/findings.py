@@ -17,12 +17,14 @@ from ckptdbg.diagnose.tensors import TensorDifference
 from ckptdbg.mapping import BoundEntry, BoundMapping
 from ckptdbg.result import Effect, Finding, Repair
 
-Solve = Callable[[list[Place]], Outcome | None]
-"""Looks for a repair of the places of one template; None where it was not tried."""
+Solved = tuple[list[Place], Outcome | None]
+"""Places that have one cause; None where no repair was looked for."""
+Solve = Callable[[list[Place]], list[Solved]]
+"""Looks for repairs of the places of one template: all of them in one, or apart where their causes are not the same."""
 
 
 def find(
-    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, solve: Solve = lambda _: None
+    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, solve: Solve = lambda places: [(places, None)]
 ) -> list[Finding]:
     """All findings, tensor faults first, then by execution order. A fault in every layer of a template is one
     finding."""
@@ -35,8 +37,9 @@ def find(
     for place in places:
         if place not in explained:
             groups[template(comparison, place)].append(place)
+    solved = [each for group in groups.values() for each in solve(group)]
     findings += _merged(
-        [place_finding(comparison, evidence, mapping, group, solve(group), effect) for group in groups.values()]
+        [place_finding(comparison, evidence, mapping, part, outcome, effect) for part, outcome in solved]
     )
     return [*findings, *routing_findings(comparison), *precision_findings(comparison)]
 

@@ -100,7 +100,7 @@ def test_two_wrong_orders_in_one_region_are_each_found_apart_from_the_other(tmp_
 
 @pytest.mark.slow
 def test_the_two_orders_are_not_found_where_none_is_judged_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptdbg.repair.Apart", lambda *_: None)
+    monkeypatch.setattr("ckptdbg.mending.Apart", lambda *_: None)
     assert _mended_orders(tmp_path) == [None]
 
 

@@ -6,6 +6,8 @@ scale to different things: before the rotation and after it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.noise import SUSPECT, measure, unit_roundoff
-from ckptdbg.compare.replay import Replay
+from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.definitions.trials import values_at
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.errors import CkptdbgError
@@ -28,7 +30,51 @@ def agree_when_uniform(comparison: Comparison, replay: Replay, place: Place) -> 
     where that is no less than a difference, or cannot be tried."""
     if place.port != "in" or place.consumers[0] == OUTPUT:
         return None
-    entries = [e for m in sorted(place.met) for e in comparison.target.met_labels[m].entries]
+    alike = _alike(comparison, replay, [place])
+    if alike is None:
+        return None
+    try:
+        ours = comparison.rerun.promoted(comparison.plants, alike.target)
+        ratio = ratio_left(comparison, place, replay.promoted(alike.source), ours)
+    except CkptdbgError:
+        return None
+    return (alike.entries, ratio) if ratio < SUSPECT else None
+
+
+def without_scales(
+    comparison: Comparison, replay: Replay, places: Sequence[Place]
+) -> tuple[list[str], Comparison] | None:
+    """The entries of the scales in these regions, and the comparison with each of them uniform on both sides; None
+    where there are none, or it cannot be run."""
+    alike = _alike(comparison, replay, places)
+    if alike is None:
+        return None
+    tensors, read = comparison.rerun.tensors, comparison.rerun.tensors.read_exact
+    level = replace(tensors, read_exact=lambda name: alike.target[name] if name in alike.target else read(name))
+    rerun = replace(comparison.rerun, tensors=level, parameters=level.exact())
+    try:
+        theirs = replace(replay, exact={**replay.exact, **alike.source}).runs()
+        ours = TargetReplay(rerun, comparison.plants).runs()
+    except CkptdbgError:
+        return None
+    # the working runs have the models' own scales: of no use as a measure of rounding
+    theirs, ours = (replace(runs, working=runs.promoted) for runs in (theirs, ours))
+    source = replace(comparison.source, runs=replace(comparison.source.runs, isolated=theirs))
+    return alike.entries, replace(comparison, source=source, rerun=rerun, isolated=ours)
+
+
+@dataclass(frozen=True)
+class _Alike:
+    """Scales with the same value in all elements."""
+
+    entries: list[str]
+    source: dict[str, Array]
+    target: dict[str, Array]
+
+
+def _alike(comparison: Comparison, replay: Replay, places: Sequence[Place]) -> _Alike | None:
+    met = sorted({m for place in places for m in place.met})
+    entries = [e for m in met for e in comparison.target.met_labels[m].entries]
     if not entries or not all(_one_axis(replay, e) for e in entries):
         return None
     source = {s: _uniform(replay.exact[s]) for e in entries for s in e.sources}
@@ -36,12 +82,7 @@ def agree_when_uniform(comparison: Comparison, replay: Replay, place: Place) -> 
     for entry in entries:
         made = entry.apply([source[s] for s in entry.sources], cast=False)
         target |= dict(zip(entry.targets, made, strict=True))
-    try:
-        ours = comparison.rerun.promoted(comparison.plants, target)
-        ratio = ratio_left(comparison, place, replay.promoted(source), ours)
-    except CkptdbgError:
-        return None
-    return (list(dict.fromkeys(e.name for e in entries)), ratio) if ratio < SUSPECT else None
+    return _Alike(list(dict.fromkeys(e.name for e in entries)), source, target)
 
 
 def _one_axis(replay: Replay, entry: BoundEntry) -> bool:

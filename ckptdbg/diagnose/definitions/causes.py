@@ -4,10 +4,13 @@ both models proves them, else as what fits the evidence."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
+from ckptdbg.compare.runs import Runs
 from ckptdbg.diagnose.definitions.ablation import agree_when_uniform
 from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
 from ckptdbg.diagnose.definitions.candidates import groups
@@ -54,6 +57,8 @@ class Definitions:
     replay: Replay | TargetReplay | None
     differences: Sequence[FieldDifference]
     sizes: Mapping[str, int]
+    established: list[Candidate] = field(default_factory=list)
+    """Settings that were proved to differ, at whatever places."""
     _trials: Trials | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +79,15 @@ class Definitions:
             if routed is not None:
                 return self._normalised(*routed)
         return None
+
+    def explained(self, places: Sequence[Place]) -> bool:
+        """Whether settings of the target's configuration or an experiment on both sides leave nothing there."""
+        if self.named(places) is not None:
+            return True
+        return isinstance(self.replay, Replay) and (
+            agree_when_uniform(self.comparison, self.replay, places[0]) is not None
+            or normalised_on_one_side(self.comparison, self.replay, places[0]) is not None
+        )
 
     def named(self, places: Sequence[Place]) -> Proof | None:
         """The settings of the target's configuration with which the source agrees at all places."""
@@ -100,7 +114,7 @@ class Definitions:
         whole = _with_merged(places)
         if self._trials is None or places[0].port == "out":
             return None
-        chosen = self._named_candidates(places)
+        chosen = [first for first, *_ in self.named_candidates(places)]
         proof = self._trials.prove(Group(chosen[0].meaning, [joined(chosen)]), whole) if len(chosen) > 1 else None
         for candidate in [*chosen] if proof is not None else []:
             fewer = [c for c in chosen if c is not candidate]
@@ -109,26 +123,24 @@ class Definitions:
                 chosen, proof = fewer, simpler
         return proof
 
-    def alongside(self, places: Sequence[Place]) -> tuple[str, Comparison] | None:
-        """The comparison with a source that is set as the target's configuration says, and those settings in words: for
-        a fault of the mapping that hides behind a definition. None where the configurations agree here."""
-        if self._trials is None or not isinstance(self.replay, Replay):
-            return None
-        chosen = self._named_candidates(places)
-        runs = self._trials.runs_with(joined(chosen)) if chosen else None
-        if runs is None:
-            return None
-        source = self.comparison.source
-        varied = replace(source, runs=replace(source.runs, isolated=runs))
-        words = "; ".join(f"{c.meaning.name}: {c.before} in the source, {c.after} in the target" for c in chosen)
-        return words, replace(self.comparison, source=varied)
-
-    def _named_candidates(self, places: Sequence[Place]) -> list[Candidate]:
-        """What the target's configuration says of every setting that reaches these places."""
-        assert self._trials is not None
-        named = [next((c for c in g.candidates if _named_by_the_target(c)), None) for g in self._groups(places)]
+    def named_candidates(self, places: Sequence[Place]) -> list[list[Candidate]]:
+        """What the target's configuration says of every setting that reaches these places; of each, all that its words
+        may mean."""
+        if self._trials is None:
+            return []
         idle = {paths for _, paths in self._trials.idle}
-        return [c for c in named if c is not None and frozenset(c.changes) not in idle]
+        named = [[c for c in g.candidates if _named_by_the_target(c)] for g in self._groups(places)]
+        return [kept for each in named if (kept := [c for c in each if frozenset(c.changes) not in idle])]
+
+    def runs_with(self, candidate: Candidate) -> Runs | None:
+        """The isolated runs of the varied side so set; None where it cannot be run so."""
+        return None if self._trials is None else self._trials.runs_with(candidate)
+
+    def turned(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """The varied side has these settings in here."""
+        if self.replay is None or not settings:
+            return nullcontext()
+        return self.replay.side.knobs.turned(settings)  # type: ignore[attr-defined]
 
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
@@ -173,6 +185,7 @@ class Definitions:
 
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
         chosen, whole = proof.candidate, _with_merged(places)
+        self.established.append(chosen)
         own = f" ({chosen.given.source})" if chosen.given is not None and chosen.given.source else ""
         said = f" ({chosen.given.target})" if chosen.given is not None else ""
         varied, other = ("target", "source") if isinstance(self.replay, TargetReplay) else ("source", "target")

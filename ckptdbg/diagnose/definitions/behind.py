@@ -1,0 +1,61 @@
+"""Comparisons in which a definition does not show, for a fault of the mapping that hides behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, product
+from typing import Any
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.replay import Replay
+from ckptdbg.diagnose.definitions.ablation import without_scales
+from ckptdbg.diagnose.definitions.candidate import Candidate, joined
+from ckptdbg.diagnose.definitions.causes import Definitions
+from ckptdbg.diagnose.regions import Place
+
+# A configuration may mean its number as it stands or as a factor, and several of its settings may be read so.
+_MOST_READINGS = 2
+
+
+@dataclass(frozen=True)
+class Varied:
+    """A comparison with one side set otherwise."""
+
+    words: str
+    """What was done, as part of a sentence on a repair."""
+    comparison: Comparison
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What the source was set to; empty where parameters were changed on both sides."""
+
+
+def behind(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
+    """With a source that is set as the target's configuration says; then with the scales at these places alike in all
+    elements on both sides. Nothing where the source cannot be run."""
+    if not isinstance(why.replay, Replay) or places[0].port == "out":
+        return
+    named = why.named_candidates(places)
+    for chosen in islice(product(*named), _MOST_READINGS) if named else ():
+        yield from _set(why, chosen)
+    level = without_scales(why.comparison, why.replay, places)
+    if level is not None:
+        entries, comparison = level
+        said = f"it mends the place where all elements of {' and '.join(entries)} are alike on both sides"
+        yield Varied(said, comparison)
+
+
+def behind_proved(why: Definitions) -> Iterator[Varied]:
+    """With a source that is set as was proved at other places, each setting by itself."""
+    if isinstance(why.replay, Replay):
+        for chosen in why.established:
+            yield from _set(why, [chosen])
+
+
+def _set(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:
+    runs = why.runs_with(joined(chosen))
+    if runs is not None:
+        source = why.comparison.source
+        varied = replace(source, runs=replace(source.runs, isolated=runs))
+        words = "; ".join(f"{c.meaning.name}: {c.before} in the source, {c.after} in the target" for c in chosen)
+        said = f"it mends the place once the models define the same, which they do not: {words}"
+        yield Varied(said, replace(why.comparison, source=varied), joined(chosen).changes)

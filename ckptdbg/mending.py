@@ -1,0 +1,137 @@
+"""One round of a diagnosis: one comparison, its causes, and the edits that mend what can be mended."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.replay import Replay, TargetReplay
+from ckptdbg.diagnose.apart import Apart
+from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved
+from ckptdbg.diagnose.definitions.causes import Causes, Definitions
+from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
+from ckptdbg.diagnose.findings import Solved, find
+from ckptdbg.diagnose.regions import Place
+from ckptdbg.diagnose.search import Mend, Outcome, search
+from ckptdbg.diagnose.static import exchange_partners
+from ckptdbg.diagnose.suspects import site_name, suspects_of
+from ckptdbg.diagnose.trial import Bench
+from ckptdbg.result import Finding
+
+if TYPE_CHECKING:
+    from ckptdbg.session import Session
+
+
+class Round:
+    """What one comparison leads to: ``findings``, and once they were made ``mends``."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.comparison = session, session.comparison
+        self.why = definitions(session, self.comparison)
+        self.mends: list[Mend] = []
+        self.settings: dict[str, Any] = {}
+        """Of the source: what it was set to where an edit mends a place beside a definition."""
+        self.groups: dict[str, set[str]] = {}
+        """By the site of a finding, the sites of all its places."""
+        self._replay = source_replay(session, self.comparison)
+        self._bench = Bench(self.comparison, session.mapping, session.progress)
+
+    def findings(self) -> list[Finding]:
+        """All that is found, repairs looked for."""
+        return find(self.comparison, self.session.evidence, self.session.mapping, self._solve)
+
+    def _solve(self, places: list[Place]) -> list[Solved]:
+        """All of them at once; where nothing explains them so, apart by what they are made of: an entry may be wrong in
+        one layer of a template that differs in every layer."""
+        whole = self._named(places, self._at(places))
+        if _settled(whole[1]):
+            return [whole]
+        parts = self._by_suspects(places)
+        if len(parts) < 2:
+            return [whole]
+        # most layers first: what is proved of them is known where one of them has another fault besides
+        each = [
+            self._named(part, self._first(behind_proved(self.why), part) or self._at(part))
+            for part in sorted(parts, key=len, reverse=True)
+        ]
+        return sorted(each, key=lambda s: s[0][0].consumers) if any(_settled(o) for _, o in each) else [whole]
+
+    def _named(self, places: list[Place], outcome: Outcome | None) -> Solved:
+        sites = {site_name(self.comparison, p) for p in places}
+        self.groups.setdefault(site_name(self.comparison, places[0]), set()).update(sites)
+        return places, outcome
+
+    def _by_suspects(self, places: Sequence[Place]) -> list[list[Place]]:
+        found: dict[frozenset[str], list[Place]] = defaultdict(list)
+        for place in places:
+            suspects = suspects_of(self.comparison, place)
+            found[frozenset(s.entry.name for s in suspects if not s.values_only)].append(place)
+        return list(found.values())
+
+    def _at(self, places: list[Place]) -> Outcome | None:
+        """What explains these places together; None where no edit can."""
+        known = self.why.of(places) if places[0].port == "out" else self.why.known(places)
+        if places[0].port == "out" or known is not None:
+            return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
+        self.session.progress(f"trying repairs for {len(places)} places")
+        outcome = self._searched(self._bench, places)
+        if outcome.mend is not None:
+            self.mends.append(outcome.mend)
+            factor = any(edit.changes_factor for edit in outcome.mend.edits)
+            return replace(outcome, causes=self.why.factor(places)) if factor else outcome
+        outcome = replace(outcome, causes=self.why.of(places))
+        if outcome.causes.proved is not None:
+            return outcome
+        return self._first(behind(self.why, places), places) or outcome
+
+    def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:
+        return next((found for varied in variations if (found := self._beside(varied, places)) is not None), None)
+
+    def _beside(self, varied: Varied, places: list[Place]) -> Outcome | None:
+        """What mends these places where a definition that differs there does not show."""
+        bench = Bench(varied.comparison, self.session.mapping, self.session.progress)
+        with self.why.turned(varied.settings):
+            outcome = self._searched(bench, places)
+        if outcome.mend is None:
+            return None
+        self.mends.append(outcome.mend)
+        self.settings.update(varied.settings)
+        return replace(outcome, causes=Causes(evidence=(varied.words,)))
+
+    def _searched(self, bench: Bench, places: list[Place]) -> Outcome:
+        session, comparison = self.session, self.comparison
+        suspects = suspects_of(comparison, places[0])
+        partners = exchange_partners(comparison, session.evidence, session.mapping, places)
+        apart = None if self._replay is None else Apart(bench.comparison, self._replay)
+        mapping, sizes, unused = session.unbound_mapping, session.sizes, session.unused_sources
+        return search(bench, places, suspects, mapping, sizes, unused, partners, apart)
+
+
+def _settled(outcome: Outcome | None) -> bool:
+    return outcome is not None and (outcome.mend is not None or outcome.causes.proved is not None)
+
+
+def definitions(session: Session, comparison: Comparison) -> Definitions:
+    """What the two models define differently is looked for with the source where it can be run here and set, else with
+    the target."""
+    target = session.target
+    config, options = session.config.source, session.config.target.options
+    knobs = getattr(getattr(target, "side", None), "knobs", None)
+    theirs = settings_of(session.model_config, config.options)
+    differences = field_differences(theirs, settings_of(target.config, options, knobs))
+    replay = source_replay(session, comparison)
+    if replay is None or getattr(replay.side, "knobs", None) is None:
+        replay = None if knobs is None else TargetReplay(comparison.rerun, comparison.plants)
+    return Definitions(comparison, replay, differences, session.sizes)
+
+
+def source_replay(session: Session, comparison: Comparison) -> Replay | None:
+    """Runs the source again with its own values planted; None where it ran elsewhere."""
+    if session.stored is not None:
+        return None
+    everywhere = frozenset(range(len(comparison.source.view.graph.anchors)))
+    ins, outs = comparison.pairing.offered() if comparison.alike else (everywhere, everywhere)
+    return Replay(session.source.side, session.inputs, session.source_exact, comparison.source.runs, ins, outs)

@@ -1,0 +1,68 @@
+"""A fault of the mapping and a definition that differs, in one region: both are found, and the repair is proved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ckptdbg.result import Result
+from ckptdbg.samples.build import build_sample
+from ckptdbg.session import Session, open_session
+
+TOGETHER = {
+    "one layer of several has a wrong order too": (
+        "llama_to_nnx",
+        ("attention-scale", "query-interleaved-backwards@1"),
+        {"attention.query@1"},
+        "The scale of the attention scores differs",
+    ),
+    "no configuration names the definition": (
+        "qwen3_moe_to_jax",
+        ("out-dim-major", "qk-norm-after-rope"),
+        {"attention.out"},
+        "are applied at another point than in the source",
+    ),
+    "what travels on hides later faults": (
+        "gemma2_to_jax",
+        ("norm-epsilon", "norm-offset-in-both"),
+        {"attention.norm", "attention.norm_after", "mlp.norm", "mlp.norm_after", "final_norm"},
+        "The epsilon of the norms differs",
+    ),
+}
+
+
+def _compared(folder, pair: str, faults: tuple[str, ...]) -> tuple[Session, Result]:
+    session = open_session(build_sample(folder, pair, faults, num_hidden_layers=2))
+    return session, session.compare()
+
+
+def _repaired(result: Result) -> set[str]:
+    repairs = [r for f in result.findings if f.repair is not None for r in (f.repair, *f.repair.together)]
+    assert all(r.verified for r in repairs)
+    return {r.entry for r in repairs}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(TOGETHER))
+def test_both_are_found_and_the_mapping_is_mended(case, tmp_path):
+    pair, faults, entries, sentence = TOGETHER[case]
+    session, result = _compared(tmp_path / "faulty", pair, faults)
+    assert result.verdict == "divergent"
+    assert _repaired(result) == entries
+    (definition,) = [f for f in result.findings if f.kind == "definition"]
+    assert sentence in definition.explanation
+    bound = session.diagnosis.mapping.bind(session.model_config, session.source_specs, session.target.specs)
+    right = open_session(build_sample(tmp_path / "right", pair, num_hidden_layers=2)).target
+    for name, value, _ in bound.values(session.read_source):
+        # a target that adds 1 to its norm scales takes them without
+        added = 1 if "norm-offset-in-both" in faults and "norm" in name else 0
+        np.testing.assert_allclose(value + added, right.read(name), rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.slow
+def test_without_looking_behind_the_definition_the_order_is_not_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("ckptdbg.mending.behind", lambda *_: iter(()))
+    monkeypatch.setattr("ckptdbg.mending.behind_proved", lambda *_: iter(()))
+    pair, faults, *_ = TOGETHER["no configuration names the definition"]
+    _, result = _compared(tmp_path, pair, faults)
+    assert _repaired(result) == set()
