@@ -109,7 +109,7 @@ def search(
         mends = _mending(bench, places, candidates, touched)
         tried += len(candidates)
         sizes_of_rounds.append(len(candidates))
-        kept = [m for m in mends if not bench.breaks(m.edits)]
+        kept = [m for m in mends if not bench.breaks(m.edits, places)]
         if mends and not kept:
             return Outcome(None, tuple(_breaking(m) for m in mends), tried)
         if kept:

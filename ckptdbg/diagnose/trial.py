@@ -6,7 +6,7 @@ again. Weights and plants are arguments of the compiled run, so nothing is compi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -90,16 +90,26 @@ class Bench:
         """Whether nothing is left to mend at these places."""
         return max(self.ratios([Attempt(p, ()) for p in places])) < SUSPECT
 
-    def breaks(self, edits: Sequence[Edit]) -> bool:
-        """Whether these edits spoil a place at which both sides agree without them: one that reads the same tensors (a
-        head that is the embedding)."""
+    def breaks(self, edits: Sequence[Edit], mended: Sequence[Place]) -> bool:
+        """Whether these edits spoil a place at which both sides agree without them: one that reads the same tensors in
+        another way (a head that is the embedding) than the places that they mend."""
         names = {e.entry for e in edits}
-        read = [p for p in self._sound if self.tensors(p, names)]
+        uses = {self._use(f) for p in mended for f in p.feeds}
+        read = [p for p in self._sound if self.tensors(self._without_readers(p, uses), names)]
         if not read:
             return False
         before = self.ratios([Attempt(p, ()) for p in read])
         after = self.ratios([Attempt(p, tuple(edits)) for p in read])
         return any(b < SUSPECT <= a for b, a in zip(before, after, strict=True))
+
+    def _use(self, anchor: int) -> tuple[str, frozenset[str]]:
+        target = self.comparison.target
+        return target.graph.anchors[anchor].kind, frozenset(e.name for e in target.labels[anchor].entries)
+
+    def _without_readers(self, place: Place, uses: Set[tuple[str, frozenset[str]]]) -> Place:
+        """A place without the consumers that are used so: of stacked matrices an edit may say that others read it (the
+        experts of one entry in another order; those of the entries before them come next)."""
+        return replace(place, consumers=tuple(c for c in place.consumers if c == OUTPUT or self._use(c) not in uses))
 
     def tensors(self, place: Place, entries: set[str]) -> set[str]:
         """The target tensors of a place that these entries make."""

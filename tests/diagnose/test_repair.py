@@ -165,6 +165,15 @@ def test_an_edit_that_spoils_what_agrees_elsewhere_is_no_repair(tmp_path):
     assert finding.explanation.startswith("The scale of the embedding differs")
 
 
+def test_experts_of_three_entries_in_a_wrong_order_are_put_in_order_one_after_the_other(tmp_path):
+    """Their own values agree meanwhile: all three follow one wrong order, which the router does not know of."""
+    config = build_sample(tmp_path, "qwen3_moe_to_jax", ("experts-sorted-as-text",), num_hidden_layers=2)
+    repairs = [f.repair for f in open_session(config).compare().findings]
+    assert all(r is not None and r.verified for r in repairs)
+    names = {e.entry for r in repairs if r is not None for e in (r, *r.together)}
+    assert names == {"moe.down", "moe.gate", "moe.up"}
+
+
 @pytest.mark.slow
 def test_without_that_rule_it_would_be_called_one(tmp_path, monkeypatch):
     monkeypatch.setattr("ckptdbg.diagnose.trial.Bench.breaks", lambda *_: False)
