@@ -110,9 +110,9 @@ class Verdict:
     def mapping_after(self) -> str:
         """What the mapping that comes out makes, beside the healthy one: equal tensors; other tensors that give the
         same output in float64; or neither."""
-        # what the mapping makes up for is in the target's code, which stays as it is
-        kept = any(p.fault.mended_by for p in self.planted)
-        target = self.session.target if kept else self.conversion.healthy.target
+        # what the mapping makes up for is in the target's code, which stays as it is; what it cannot is taken out
+        kept = [p.fault.name for p in self.planted if p.fault.mended_by]
+        target = (self.conversion.plant(kept) if kept else self.conversion.healthy).target
         return _against_healthy(self.conversion, self.session.diagnosis.mapping, target)
 
     def row(self, *, repaired: bool = True) -> dict[str, Any]:
