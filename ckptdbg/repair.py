@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +91,8 @@ def diagnose(session: Session) -> Diagnosis:
     with _set(session, state.settings):
         left = _left(current) | _left_on_another_seed(current) if possible else set()
     possible = possible and left <= state.seen
-    if state.settings:  # what was set hides what the models define differently
-        for finding in _round(session.repaired(state.mapping, state.patches), state)[0]:
+    if state.settings:
+        for finding in _behind_settings(session, state):
             known = findings.get(_key(finding))
             beside = (finding.kind,) if known is not None and known.repair is not None else ()
             findings[(*_key(finding), *beside)] = finding
@@ -136,6 +136,14 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         state.settings |= this.settings
         state.patches |= made_by(session, state.mapping, state.edited)
     return findings, bool(wrong or this.mends)
+
+
+def _behind_settings(session: Session, state: _State) -> list[Finding]:
+    """What the models define differently, found with the source as it is and all repairs made; nothing that is mended
+    here was proved."""
+    mended = session.repaired(state.mapping, state.patches)
+    apart = replace(state, patches=dict(state.patches), edited=set(state.edited), settings={})
+    return [finding for finding in _round(mended, apart)[0] if finding.repair is None]
 
 
 def _left_on_another_seed(mended: Session) -> set[str]:
