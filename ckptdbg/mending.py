@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ class Round:
     def _beside(self, varied: Varied, places: list[Place]) -> Outcome | None:
         """What mends these places where a definition that differs there does not show."""
         bench = Bench(varied.comparison, self.session.mapping, self.session.progress)
-        with self.why.turned(varied.settings):
+        with source_set(self.session, varied.settings):
             outcome = self._searched(bench, places)
         if outcome.mend is None:
             return None
@@ -108,6 +109,11 @@ class Round:
         apart = None if self._replay is None else Apart(bench.comparison, self._replay)
         mapping, sizes, unused = session.unbound_mapping, session.sizes, session.unused_sources
         return search(bench, places, suspects, mapping, sizes, unused, partners, apart)
+
+
+def source_set(session: Session, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """The source has these settings in here."""
+    return session.source.side.knobs.turned(settings) if settings else nullcontext()  # type: ignore[attr-defined]
 
 
 def _settled(outcome: Outcome | None) -> bool:

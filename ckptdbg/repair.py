@@ -8,7 +8,6 @@ in a run of the whole model on this probe and on a second seed.
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.suspects import site_name
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
-from ckptdbg.mending import Round, definitions
+from ckptdbg.mending import Round, definitions, source_set
 from ckptdbg.report.files import write_new
 from ckptdbg.result import Finding, Repair
 
@@ -78,7 +77,7 @@ def diagnose(session: Session) -> Diagnosis:
     findings: dict[tuple, Finding] = {}
     current = session
     for _ in range(_MOST_ROUNDS):
-        with _set(session, state.settings):
+        with source_set(session, state.settings):
             found, mended = _round(current, state)
         for finding in found:
             known = findings.get(_key(finding))
@@ -88,7 +87,7 @@ def diagnose(session: Session) -> Diagnosis:
             break
         current = session.repaired(state.mapping, state.patches, source_anew=bool(state.settings))
     possible = session.stored is None and current is not session and _can_draw_again(session)
-    with _set(session, state.settings):
+    with source_set(session, state.settings):
         left = _left(current) | _left_on_another_seed(current) if possible else set()
     possible = possible and left <= state.seen
     if state.settings:
@@ -103,11 +102,6 @@ def diagnose(session: Session) -> Diagnosis:
     proved = all(f.repair.verified for f in done if f.repair is not None)
     mapping = state.mapping if proved else session.unbound_mapping
     return Diagnosis(done, mapping, mapping.text != session.unbound_mapping.text, state.mapping)
-
-
-def _set(session: Session, settings: dict[str, Any]) -> AbstractContextManager[None]:
-    """The source has these settings in here."""
-    return session.source.side.knobs.turned(settings) if settings else nullcontext()  # type: ignore[attr-defined]
 
 
 def _can_draw_again(session: Session) -> bool:

@@ -4,9 +4,7 @@ both models proves them, else as what fits the evidence."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
@@ -135,12 +133,6 @@ class Definitions:
     def runs_with(self, candidate: Candidate) -> Runs | None:
         """The isolated runs of the varied side so set; None where it cannot be run so."""
         return None if self._trials is None else self._trials.runs_with(candidate)
-
-    def turned(self, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """The varied side has these settings in here."""
-        if self.replay is None or not settings:
-            return nullcontext()
-        return self.replay.side.knobs.turned(settings)  # type: ignore[attr-defined]
 
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
