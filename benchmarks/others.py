@@ -111,7 +111,7 @@ class Judges:
     def _greedy(self, target: Side) -> Opinion:
         if not self.causal:
             return Opinion(JUDGES[4])
-        same = self._continued(target) == self._decoded
+        same = self._next(target) == self._decoded
         return Opinion(JUDGES[4], not same.all(), float(same.mean()))
 
     def _last(self, side: Side) -> Array:
@@ -120,6 +120,17 @@ class Judges:
 
     def _continued(self, side: Side) -> Array:
         return greedy(decoder(side, _tokens(side, self.begun), STEPS), self.begun, STEPS)
+
+    def _next(self, target: Side) -> Array:
+        """What the target adds at every step to what the source has by then, ``[prompts, steps]``: all that it would
+        decode by itself, or not, from the first step on at which they part. One run in the place of one for each."""
+        steps = np.arange(STEPS)
+        ids = np.zeros((STEPS, DECODED, PROMPT + STEPS), np.int64)
+        ids[:, :, :PROMPT] = self.begun
+        ids[:, :, PROMPT:] = np.where(steps < steps[:, None, None], self._decoded, 0)
+        flat = ids.reshape(-1, PROMPT + STEPS)
+        logits = decoder(target, _tokens(target, flat), 0)(flat).reshape(*ids.shape, -1)
+        return logits[steps, :, PROMPT - 1 + steps].argmax(-1).T
 
 
 def _tokens(side: Side, ids: Array) -> Mapping[str, Array]:

@@ -84,10 +84,14 @@ class Rerun:
             self.inputs, promoted=True, values=self.parameters, choices=self.pins, plants=plants, jitter=JITTER
         )
 
-    def promoted(self, plants: Mapping[int, Plant], changed: Mapping[str, Array] | None = None) -> Trace:
-        """In float64, with other values of some target tensors."""
+    def promoted(
+        self, plants: Mapping[int, Plant], changed: Mapping[str, Array] | None = None, until: int | None = None
+    ) -> Trace:
+        """In float64, with other values of some target tensors; ``until`` is the last anchor that is looked at."""
         parameters = self.tensors.exact(changed) if changed else self.parameters
-        return self.side.run(self.inputs, promoted=True, values=parameters, choices=self.pins, plants=plants)
+        return self.side.run(
+            self.inputs, promoted=True, values=parameters, choices=self.pins, plants=plants, until=until
+        )
 
 
 @dataclass(frozen=True)

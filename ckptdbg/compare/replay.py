@@ -31,11 +31,17 @@ class Replay:
     def plants(self) -> dict[int, Plant]:
         return own_plants(self.source.free.working.records, self.ins, self.outs)
 
-    def promoted(self, changed: Mapping[str, Array] | None = None, plants: Mapping[int, Plant] | None = None) -> Trace:
-        """In float64 only; ``changed`` are other values of some parameters (side names)."""
+    def promoted(
+        self,
+        changed: Mapping[str, Array] | None = None,
+        plants: Mapping[int, Plant] | None = None,
+        until: int | None = None,
+    ) -> Trace:
+        """In float64 only; ``changed`` are other values of some parameters (side names), ``until`` the last anchor that
+        is looked at."""
         put = self.plants if plants is None else plants
         values = {**self.exact, **(changed or {})}
-        trace = self.side.run(self.inputs, promoted=True, values=values, choices=self._pins, plants=put)
+        trace = self.side.run(self.inputs, promoted=True, values=values, choices=self._pins, plants=put, until=until)
         return without_rows(trace, self.source.padded)
 
     def runs(self) -> Runs:
@@ -60,9 +66,9 @@ class TargetReplay:
     def side(self) -> Side:
         return self.rerun.side
 
-    def promoted(self) -> Trace:
-        """In float64 only."""
-        return self.rerun.promoted(self.plants)
+    def promoted(self, until: int | None = None) -> Trace:
+        """In float64 only; ``until`` is the last anchor that is looked at."""
+        return self.rerun.promoted(self.plants, until=until)
 
     def runs(self) -> Runs:
         """In working precision, in float64, and with jittered constants."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, islice, product
+from itertools import islice
 
 from ckptdbg.compare.noise import SUSPECT
+from ckptdbg.diagnose import pairs
 from ckptdbg.diagnose.apart import Apart
 from ckptdbg.diagnose.definitions.causes import Causes
 from ckptdbg.diagnose.edit import VALUES, Edit
-from ckptdbg.diagnose.grammar import edits, second_edits
+from ckptdbg.diagnose.grammar import edits
 from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.sources import exchanges
 from ckptdbg.diagnose.trial import Attempt, Bench
@@ -93,32 +94,44 @@ def search(
         singles[s.entry.name] = _distinct(bench, places[0], found)
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
+    left: dict[int, float] = {}
     moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in suspects]
 
     def rounds() -> Iterator[Sequence[tuple[Edit, ...]]]:
         """From the least change on; what comes later is put together only if it is needed."""
         yield [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)]
-        yield _pairs_apart(bench, places, {s.entry.name: singles[s.entry.name] for s in suspects}, apart)
-        yield list(islice(_pairs(moving), _MOST_PAIRS))
-        twice = sorted((c for e in full for c in _twice(e, singles[e.name], mapping, sizes)), key=_cost)
-        mixed = sorted(_mixed_pairs([singles[s.entry.name] for s in suspects]), key=_cost)
+        yield _pairs_apart(bench, places, singles, apart)
+        yield pairs.led(singles, left)
+        yield pairs.beside_exchanges(exchanges(full, mapping), singles)[:_MOST_MIXED]
+        yield list(islice(pairs.of_one_family(moving), _MOST_PAIRS))
+        both = (c for e in full for c in pairs.twice(e, singles[e.name], mapping, sizes))
+        twice = sorted(both, key=pairs.layouts_last)
+        mixed = sorted(pairs.of_two_families([singles[s.entry.name] for s in suspects]), key=pairs.layouts_last)
         yield [*_distinct(bench, places[0], twice[:_MOST_MIXED]), *mixed[:_MOST_MIXED]]
 
     tried, before, sizes_of_rounds = 0, bench.runs, []
     for candidates in rounds():
-        mends = _mending(bench, places, candidates, touched)
+        mends = _mending(bench, places, candidates, touched, None if sizes_of_rounds else left)
         tried += len(candidates)
         sizes_of_rounds.append(len(candidates))
         kept = [m for m in mends if not bench.breaks(m.edits, places)]
         if mends and not kept:
             return Outcome(None, tuple(_breaking(m) for m in mends), tried)
         if kept:
-            best, *others = sorted(kept, key=lambda m: (m.cost, len(m.edits)))
+            best, *others = sorted(kept, key=lambda m: (m.cost, len(m.edits), *_turns(bench, places[0], m)))
             also = tuple(m.edits for m in others)
             return Outcome(Mend(best.edits, best.before, best.after, also), (), tried)
     if bench.exhausted:
         return Outcome(None, (), bench.runs - before, complete=False)
     return Outcome(None, (*_singles_excluded(singles), *_others_excluded(sizes_of_rounds[1:])), tried)
+
+
+def _turns(bench: Bench, place: Place, mend: Mend) -> list[int]:
+    """When what the edited entries make runs, among what feeds a place: of a scale that may as well be the query's or
+    the key's, the query's is told."""
+    labels = bench.comparison.target.labels
+    turns = {e.name: feed for feed in sorted(place.feeds, reverse=True) for e in labels[feed].entries}
+    return sorted(turns.get(e.entry, len(labels)) for e in mend.edits)
 
 
 def _breaking(mend: Mend) -> str:
@@ -132,17 +145,13 @@ def _singles_excluded(singles: Mapping[str, Sequence[tuple[Edit, ...]]]) -> list
 
 
 def _others_excluded(counts: Sequence[int]) -> list[str]:
-    apart, same, other = counts
+    apart, led, beside, same, other = counts
     most = f"the first {_MOST_PAIRS}" if same >= _MOST_PAIRS else "all"
     found = [f"{apart} pairs with an edit of one that mends it apart from the others"] if apart else []
+    found += [f"{led} pairs with an edit that alone leaves little"] if led else []
+    found += [f"{beside} times an exchange of two of them beside an edit of another"] if beside else []
     found += [f"{most} pairs of edits of one family over two of them"] if same else []
     return [*found, f"{other} times two edits of different families, of one of them or of two"] if other else found
-
-
-def _cost(candidate: tuple[Edit, ...]) -> tuple[bool, int]:
-    """Two changes of layout at once are less likely than one beside a change of values."""
-    families = {f for e in candidate for f in e.family.split(" and ")}
-    return not families & set(VALUES), sum(e.cost for e in candidate)
 
 
 def _distinct(bench: Bench, place: Place, candidates: Sequence[tuple[Edit, ...]]) -> list[tuple[Edit, ...]]:
@@ -176,43 +185,27 @@ def _pairs_apart(
     return sorted(once.values(), key=lambda pair: sum(e.cost for e in pair))
 
 
-def _pairs(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ...]]:
-    """Edits of two entries at once: of the same family, as q and k that both miss their permutation."""
-    for first, second in combinations(singles, 2):
-        for (a,), (b,) in product(first, second):
-            if a.family == b.family:
-                yield (a, b)
-
-
-def _mixed_pairs(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ...]]:
-    """Edits of two entries at once, of different families: a scale left out here and an order missed there."""
-    for first, second in combinations(singles, 2):
-        for (a,), (b,) in product(first, second):
-            if a.family != b.family:
-                yield (a, b)
-
-
-def _twice(
-    entry: BoundEntry, singles: Sequence[tuple[Edit, ...]], mapping: TensorMapping, sizes: Mapping[str, int]
-) -> Iterator[tuple[Edit, ...]]:
-    """Two edits of one entry's ops, of different families."""
-    for (first,) in singles:
-        if not first.changes_source and first.family not in VALUES:
-            yield from ((both,) for both in second_edits(entry, first, mapping, sizes))
-
-
 def _mending(
-    bench: Bench, places: Sequence[Place], candidates: Sequence[tuple[Edit, ...]], entries: set[str]
+    bench: Bench,
+    places: Sequence[Place],
+    candidates: Sequence[tuple[Edit, ...]],
+    entries: set[str],
+    left: dict[int, float] | None = None,
 ) -> list[Mend]:
-    """Candidates that bring their place to noise, confirmed at all places together."""
+    """Candidates that bring their place to noise, confirmed at all places together. ``left`` is told which part of the
+    difference each leaves, by the candidate's ``id``."""
     groups = _groups(bench, places, entries)
     survivors = []
+    whole = bench.ratios([Attempt(p, ()) for p in groups[0]]) if left is not None else []
     for i in range(0, len(candidates), len(groups[0])):
         batch = candidates[i : i + len(groups[0])]
         attempts = [Attempt(p, c) for p, c in zip(groups[0], batch, strict=False)]
         if bench.exhausted:
             break
-        survivors += [c for c, r in zip(batch, bench.ratios(attempts), strict=True) if r < SUSPECT]
+        ratios = bench.ratios(attempts)
+        survivors += [c for c, r in zip(batch, ratios, strict=True) if r < SUSPECT]
+        if left is not None:
+            left.update((id(c), r / w) for c, r, w in zip(batch, ratios, whole, strict=False))
     before = max(p.ratio for p in places)
     mends = []
     for candidate in survivors:

@@ -286,6 +286,7 @@ class Side(Protocol):
         jitter: int | None = None,
         plants: Mapping[int, Plant] | None = None,
         choices: Sequence[Array] | None = None,
+        until: int | None = None,
     ) -> Trace:
         """One forward pass.
 
@@ -294,6 +295,7 @@ class Side(Protocol):
         the model. ``jitter`` is a seed: every floating-point constant (tables, eps, scales; not parameters, not
         activations) is multiplied by 1 plus or minus one ulp of its own dtype. ``plants`` is keyed by anchor index.
         ``choices`` pins the indices of every choice, in order, each ``[rows, chosen]`` in this side's own row order.
+        ``until`` is the last anchor that is looked at: the pass may end there, with nothing to tell of what follows.
         A run without any of these computes exactly, bit for bit, what the model computes by itself.
         """
         ...

@@ -50,6 +50,23 @@ def test_a_plain_run_is_the_model_bit_for_bit(family):
 
 
 @families
+def test_a_pass_that_is_ended_tells_its_beginning_and_leaves_no_trace(family):
+    side, inputs = TorchSide(make(family)), inputs_of(family)
+    whole = side.run(inputs, promoted=True)
+    until = len(whole.records) // 2
+    begun = side.run(inputs, promoted=True, until=until)
+    for index, (record, same) in enumerate(zip(whole.records, begun.records, strict=True)):
+        if index > until and not same.output.size:
+            continue
+        np.testing.assert_array_equal(same.rows, record.rows)
+        np.testing.assert_array_equal(same.output, record.output)
+        assert (record.input is None and same.input is None) or np.array_equal(record.input, same.input)
+    assert not begun.records[-1].output.size and not begun.output.size and whole.output.size
+    np.testing.assert_array_equal(side.run(inputs, promoted=True).output, whole.output)
+    np.testing.assert_array_equal(side.run(inputs, promoted=True, until=len(whole.records) - 1).output, whole.output)
+
+
+@families
 def test_planting_what_was_recorded_changes_nothing(family):
     side, inputs = TorchSide(make(family)), inputs_of(family)
     trace = side.run(inputs)

@@ -104,18 +104,28 @@ class Trials:
         return float(np.linalg.norm(found)) / size if size else None
 
     def _difference(self, candidate: Candidate, place: Place) -> Array | None:
-        trace = self._run(candidate)
+        trace = self._run(candidate, self._last_anchor(place))
         if trace is None:
             return None
         of_target = isinstance(self.replay, TargetReplay)
         found = difference(self.comparison, place, **{"ours" if of_target else "theirs": trace})
         return found if found is not None and np.isfinite(found).all() else None
 
-    def _run(self, candidate: Candidate) -> Trace | None:
+    def _last_anchor(self, place: Place) -> int | None:
+        """Of the side that is varied, the last anchor that a place is judged by; None where that is the output."""
+        if OUTPUT in place.consumers:
+            return None
+        if isinstance(self.replay, TargetReplay):
+            return max(place.consumers)
+        pairing = self.comparison.pairing
+        maps = pairing.inputs if place.port == "in" else pairing.outputs
+        return max(anchor for c in place.consumers if (found := maps[c]) is not None for anchor in found.anchors)
+
+    def _run(self, candidate: Candidate, until: int | None) -> Trace | None:
         self.runs += 1
         try:
             with self.replay.side.knobs.turned(candidate.changes):  # type: ignore[attr-defined]
-                return self.replay.promoted()
+                return self.replay.promoted(until=until)
         except CkptdbgError:
             return None
 

@@ -79,9 +79,10 @@ class JaxSide:
         jitter: int | None = None,
         plants: Mapping[int, Plant] | None = None,
         choices: Sequence[Array] | None = None,
+        until: int | None = None,
     ) -> Trace:
-        """One forward pass (see ``Side``). Compiled whole as the model is; with plants or promoted step by step, until
-        there were so many runs in float64 that compiling costs less."""
+        """One forward pass (see ``Side``), always to its end. Compiled whole as the model is; with plants or promoted
+        step by step, until there were so many runs in float64 that compiling costs less."""
         traced = self._traced(inputs)
         if choices is not None and not promoted and not plants:
             free = self.run(inputs, values=values, jitter=jitter)

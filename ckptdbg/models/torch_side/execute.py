@@ -24,6 +24,10 @@ from ckptdbg.models.torch_side.walk import Kind, Tag, Walk
 _NOTHING = Plant()
 
 
+class Enough(BaseException):
+    """Ends a forward pass of which the rest is not asked for; not an error, so that no model takes it for one."""
+
+
 class Execution(Walk):
     """One run. Every port is recorded as it came, before anything is planted there."""
 
@@ -36,12 +40,13 @@ class Execution(Walk):
         jitter: int | None,
         plants: Mapping[int, Plant],
         choices: Sequence[Array] | None,
+        until: int | None = None,
     ) -> None:
         super().__init__(Tape(recording=False), promoted=promoted, jitter=jitter)
         self.scopes = scopes
         self._graph, self._uses, self._block_calls = surveyed.graph, surveyed.uses, dict.fromkeys(surveyed.block_calls)
         self._orders = surveyed.orders
-        self._plants, self._pins = plants, choices
+        self._plants, self._pins, self._until = plants, choices, until
         self._use_counts: Counter[tuple[int, int]] = Counter()
         self._calls: Counter[str] = Counter()
         self._records: dict[int, Record] = {}
@@ -52,6 +57,8 @@ class Execution(Walk):
 
     def contract(self, name: str, func: Any, args: Any, kwargs: Any, contraction: Contraction) -> tuple[Any, Tag]:
         anchors = self._anchors(contraction)
+        if self._until is not None and all(anchor is not None and anchor.index > self._until for anchor in anchors):
+            raise Enough
         plants = [_NOTHING if anchor is None else self._plants.get(anchor.index, _NOTHING) for anchor in anchors]
         inputs = self._inputs(contraction)
         activation, given_args = _planted_input(contraction, plants), args
@@ -112,6 +119,14 @@ class Execution(Walk):
             self._nonfinite = "output"
         blocks = tuple(self._blocks[call] for call in self._block_calls)
         return Trace(records, values, output_shape, blocks, tuple(self._choices), self._nonfinite)
+
+    def beginning(self) -> Trace:
+        """What was recorded of a pass that was ended: of later anchors, blocks and the output there are no rows."""
+        nothing = torch.empty(0, dtype=torch.float64 if self._promoted else torch.float32)
+        records = tuple(
+            self._records.get(anchor.index) or _not_reached(anchor, nothing) for anchor in self._graph.anchors
+        )
+        return Trace(records, to_numpy(nothing[:, None]), (), (), tuple(self._choices), self._nonfinite)
 
     def _anchors(self, contraction: Contraction) -> list[Anchor | None]:
         """The anchors of this call, one per group; None where the surveyed forward pass had no such use."""

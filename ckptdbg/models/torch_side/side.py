@@ -16,7 +16,7 @@ from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import HarnessError, LoaderError
 from ckptdbg.models.records import Array, Graph, Operands, Plant, Statistics, Trace
 from ckptdbg.models.torch_side.border import to_numpy, to_torch
-from ckptdbg.models.torch_side.execute import Execution
+from ckptdbg.models.torch_side.execute import Enough, Execution
 from ckptdbg.models.torch_side.knobs import Knobs
 from ckptdbg.models.torch_side.params import Parameters, left_as_found
 from ckptdbg.models.torch_side.promote import default_float64, promoted_tensor
@@ -96,18 +96,28 @@ class TorchSide:
         jitter: int | None = None,
         plants: Mapping[int, Plant] | None = None,
         choices: Sequence[Array] | None = None,
+        until: int | None = None,
     ) -> Trace:
         """See ``records.Side``. Raises HarnessError if plants or choices do not fit, LoaderError if the call fails."""
         found = self._surveyed(inputs)
         walk = Execution(
-            found, Scopes(self._module), promoted=promoted, jitter=jitter, plants=plants or {}, choices=choices
+            found,
+            Scopes(self._module),
+            promoted=promoted,
+            jitter=jitter,
+            plants=plants or {},
+            choices=choices,
+            until=until,
         )
         with ExitStack() as stack:
             stack.enter_context(left_as_found(self._module))
             if promoted:
                 stack.enter_context(default_float64())
             stack.enter_context(self._parameters.swapped(self._parameters.replacement(values or {}, promoted)))
-            output = self._forward(inputs, walk, promoted)
+            try:
+                output = self._forward(inputs, walk, promoted)
+            except Enough:
+                return walk.beginning()
         return walk.trace(output, tuple(output.shape))
 
     def statistics(self, inputs: Mapping[str, Array], *, values: Mapping[str, Array] | None = None) -> Statistics:
