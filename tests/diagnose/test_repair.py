@@ -83,25 +83,39 @@ def test_faults_that_hide_each_other_come_out_together(tmp_path):
     assert all(f.repair is not None and f.repair.verified for f in result.findings)
 
 
-PAIR_OF_ORDERS = ("query-interleaved-backwards", "key-not-interleaved")
+IN_ONE_REGION = {
+    "two orders": ("llama_to_nnx", ("query-interleaved-backwards", "key-not-interleaved"), {"query", "key"}),
+    "an order and a scale": ("llama_to_scan", ("out-dim-major", "query-scale-missing"), {"query", "out"}),
+    "an order and an exchange": (
+        "mixtral_to_jax", ("out-dim-major@1", "key-value-swapped@1"), {"key@1", "value@1", "out@1"},
+    ),
+}  # fmt: skip
 
 
-def _mended_orders(folder) -> list:
-    session = open_session(build_sample(folder, "llama_to_nnx", PAIR_OF_ORDERS, num_hidden_layers=2))
+def _mended_together(folder, case) -> list:
+    pair, faults, _ = IN_ONE_REGION[case]
+    session = open_session(build_sample(folder, pair, faults, num_hidden_layers=2))
     return [f.repair for f in session.compare().findings]
 
 
-def test_two_wrong_orders_in_one_region_are_each_found_apart_from_the_other(tmp_path):
-    (repair,) = _mended_orders(tmp_path)
+@pytest.mark.parametrize("case", list(IN_ONE_REGION))
+def test_two_faults_in_one_region_are_found_together(case, tmp_path):
+    (repair,) = _mended_together(tmp_path, case)
     assert repair is not None
     assert repair.verified
-    assert {repair.entry, *(other.entry for other in repair.together)} == {"attention.query", "attention.key"}
+    named = {repair.entry, *(other.entry for other in repair.together)}
+    assert named == {f"attention.{entry}" for entry in IN_ONE_REGION[case][2]}
 
 
 @pytest.mark.slow
-def test_the_two_orders_are_not_found_where_none_is_judged_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptdbg.mending.Apart", lambda *_: None)
-    assert _mended_orders(tmp_path) == [None]
+@pytest.mark.parametrize(("case", "function", "nothing"), [
+    ("two orders", "ckptdbg.mending.Apart", lambda *_: None),
+    ("an order and a scale", "ckptdbg.diagnose.pairs.led", lambda *_: []),
+    ("an order and an exchange", "ckptdbg.diagnose.pairs.beside_exchanges", lambda *_: []),
+])  # fmt: skip
+def test_they_are_not_found_where_they_are_not_tried_so(case, function, nothing, tmp_path, monkeypatch):
+    monkeypatch.setattr(function, nothing)
+    assert _mended_together(tmp_path, case) == [None]
 
 
 def test_nothing_is_proposed_for_a_healthy_conversion(healthy):

@@ -61,7 +61,9 @@ def test_a_pass_that_is_ended_tells_its_beginning_and_leaves_no_trace(family):
         np.testing.assert_array_equal(same.rows, record.rows)
         np.testing.assert_array_equal(same.output, record.output)
         assert (record.input is None and same.input is None) or np.array_equal(record.input, same.input)
-    assert not begun.records[-1].output.size and not begun.output.size and whole.output.size
+    assert not begun.records[-1].output.size
+    assert not begun.output.size
+    assert whole.output.size
     np.testing.assert_array_equal(side.run(inputs, promoted=True).output, whole.output)
     np.testing.assert_array_equal(side.run(inputs, promoted=True, until=len(whole.records) - 1).output, whole.output)
 
