@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.apart import Apart
-from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved
+from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, behind_setting
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.findings import Solved, find
 from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.search import Mend, Outcome, search
-from ckptdbg.diagnose.static import exchange_partners
+from ckptdbg.diagnose.static import Evidence, exchange_partners
 from ckptdbg.diagnose.suspects import site_name, suspects_of
 from ckptdbg.diagnose.trial import Bench
 from ckptdbg.result import Finding
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 class Round:
     """What one comparison leads to: ``findings``, and once they were made ``mends``."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, undone: Collection[str] = ()) -> None:
+        """``undone`` are target tensors whose rows were moved to where the target looks for them."""
         self.session, self.comparison = session, session.comparison
-        self.why = definitions(session, self.comparison)
+        self.evidence = _apart_from(session.evidence, undone)
+        self.why = definitions(session, self.comparison, undone)
         self.mends: list[Mend] = []
         self.settings: dict[str, Any] = {}
         """Of the source: what it was set to where an edit mends a place beside a definition."""
@@ -42,7 +44,7 @@ class Round:
 
     def findings(self) -> list[Finding]:
         """All that is found, repairs looked for."""
-        return find(self.comparison, self.session.evidence, self.session.mapping, self._solve)
+        return find(self.comparison, self.evidence, self.session.mapping, self._solve)
 
     def _solve(self, places: list[Place]) -> list[Solved]:
         """All of them at once; where nothing explains them so, apart by what they are made of: an entry may be wrong in
@@ -86,7 +88,11 @@ class Round:
         outcome = replace(outcome, causes=self.why.of(places))
         if outcome.causes.proved is not None:
             return outcome
-        return self._first(behind(self.why, places), places) or outcome
+        beside = self.why.beside_scales(places)
+        if beside is None:
+            return self._first(behind(self.why, places), places) or outcome
+        setting, causes = beside
+        return self._first(behind_setting(self.why, setting), places) or replace(outcome, causes=causes)
 
     def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:
         return next((found for varied in variations if (found := self._beside(varied, places)) is not None), None)
@@ -105,7 +111,7 @@ class Round:
     def _searched(self, bench: Bench, places: list[Place]) -> Outcome:
         session, comparison = self.session, self.comparison
         suspects = suspects_of(comparison, places[0])
-        partners = exchange_partners(comparison, session.evidence, session.mapping, places)
+        partners = exchange_partners(comparison, self.evidence, session.mapping, places)
         apart = None if self._replay is None else Apart(bench.comparison, self._replay)
         mapping, sizes, unused = session.unbound_mapping, session.sizes, session.unused_sources
         return search(bench, places, suspects, mapping, sizes, unused, partners, apart)
@@ -116,11 +122,15 @@ def source_set(session: Session, settings: Mapping[str, Any]) -> AbstractContext
     return session.source.side.knobs.turned(settings) if settings else nullcontext()  # type: ignore[attr-defined]
 
 
+def _apart_from(evidence: Evidence, tensors: Collection[str]) -> Evidence:
+    return replace(evidence, tensors=[d for d in evidence.tensors if d.tensor not in tensors])
+
+
 def _settled(outcome: Outcome | None) -> bool:
     return outcome is not None and (outcome.mend is not None or outcome.causes.proved is not None)
 
 
-def definitions(session: Session, comparison: Comparison) -> Definitions:
+def definitions(session: Session, comparison: Comparison, undone: Collection[str] = ()) -> Definitions:
     """What the two models define differently is looked for with the source where it can be run here and set, else with
     the target."""
     target = session.target
@@ -131,7 +141,7 @@ def definitions(session: Session, comparison: Comparison) -> Definitions:
     replay = source_replay(session, comparison)
     if replay is None or getattr(replay.side, "knobs", None) is None:
         replay = None if knobs is None else TargetReplay(comparison.rerun, comparison.plants)
-    return Definitions(comparison, replay, differences, session.sizes)
+    return Definitions(comparison, replay, differences, session.sizes, undone)
 
 
 def source_replay(session: Session, comparison: Comparison) -> Replay | None:

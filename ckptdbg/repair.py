@@ -65,6 +65,10 @@ class _State:
     """Entries whose targets are to be made again."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of the source, without which the repairs that were found would not be seen."""
+    undone: set[str] = field(default_factory=set)
+    """Patched target tensors that are right: their rows are moved to where the target looks for them."""
+    read: set[tuple] = field(default_factory=set)
+    """Keys of what differs by definition where rows were moved: a later round says what else is wrong there."""
     groups: dict[str, set[str]] = field(default_factory=dict)
     """By the site of a finding, the sites of all its places."""
     seen: set[str] = field(default_factory=set)
@@ -80,13 +84,16 @@ def diagnose(session: Session) -> Diagnosis:
         with source_set(session, state.settings):
             found, mended = _round(current, state)
         for finding in found:
-            known = findings.get(_key(finding))
+            key = (*_key(finding), "later") if _key(finding) in state.read else _key(finding)
+            known = findings.get(key)
             if known is None or known.repair is None:
-                findings[_key(finding)] = finding
+                findings[key] = finding
+        state.read |= {_key(f) for f in found if f.kind == "definition"} if state.undone else set()
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches, source_anew=bool(state.settings))
-    possible = session.stored is None and current is not session and _can_draw_again(session)
+    repaired = any(finding.repair is not None for finding in findings.values())
+    possible = session.stored is None and repaired and current is not session and _can_draw_again(session)
     with source_set(session, state.settings):
         left = _left(current) | _left_on_another_seed(current) if possible else set()
     possible = possible and left <= state.seen
@@ -117,19 +124,22 @@ def _key(finding: Finding) -> tuple:
 def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     state.seen |= _divergent(session)
-    this = Round(session)
+    this = Round(session, state.undone)
     findings = this.findings()
     for site, sites in this.groups.items():
         state.groups.setdefault(site, set()).update(sites)
     wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in state.patches]
     state.patches |= {t: session.made[t] for t in wrong}
+    for tensor, rows in this.why.moved.items():
+        state.patches[tensor] = rows.undone(np.asarray(session.target.read(tensor)))
+        state.undone.add(tensor)
     for edit in (e for m in this.mends for e in m.edits):
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
     if this.mends:
         state.settings |= this.settings
         state.patches |= made_by(session, state.mapping, state.edited)
-    return findings, bool(wrong or this.mends)
+    return findings, bool(wrong or this.mends or this.why.moved)
 
 
 def _behind_settings(session: Session, state: _State) -> list[Finding]:

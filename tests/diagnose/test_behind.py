@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.result import Result
 from ckptdbg.samples.build import build_sample
 from ckptdbg.session import Session, open_session
@@ -27,6 +28,12 @@ TOGETHER = {
         ("norm-epsilon", "norm-offset-in-both"),
         {"attention.norm", "attention.norm_after", "mlp.norm", "mlp.norm_after", "final_norm"},
         "The epsilon of the norms differs",
+    ),
+    "rows of a table are read from another start": (
+        "bert_to_jax",
+        ("position-offset", "norms-swapped"),
+        {"attention.norm", "mlp.norm"},
+        "The first position differs: the target uses rows 1 to",
     ),
 }
 
@@ -66,3 +73,22 @@ def test_without_looking_behind_the_definition_the_order_is_not_found(tmp_path, 
     pair, faults, *_ = TOGETHER["no configuration names the definition"]
     _, result = _compared(tmp_path, pair, faults)
     assert _repaired(result) == set()
+
+
+def test_where_the_rows_are_not_moved_the_exchange_is_not_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(Rows, "undone", lambda _, table: np.array(table))
+    pair, faults, *_ = TOGETHER["rows of a table are read from another start"]
+    _, result = _compared(tmp_path, pair, faults)
+    assert _repaired(result) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", [True, False])
+def test_two_definitions_in_one_region_are_told_where_one_is_an_order(seen, tmp_path, monkeypatch):
+    if not seen:
+        monkeypatch.setattr("ckptdbg.diagnose.definitions.causes.Definitions.beside_scales", lambda *_: None)
+    _, result = _compared(tmp_path, "qwen3_to_nnx", ("qk-norm-after-rope", "no-causal-mask"))
+    (finding,) = result.findings
+    assert finding.kind == "definition"
+    assert ("applied at another point than in the source" in finding.explanation) is seen
+    assert ("The causal mask differs: True in the source, False in the target" in finding.explanation) is seen

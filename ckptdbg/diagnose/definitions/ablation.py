@@ -41,26 +41,37 @@ def agree_when_uniform(comparison: Comparison, replay: Replay, place: Place) -> 
     return (alike.entries, ratio) if ratio < SUSPECT else None
 
 
-def without_scales(
-    comparison: Comparison, replay: Replay, places: Sequence[Place]
-) -> tuple[list[str], Comparison] | None:
-    """The entries of the scales in these regions, and the comparison with each of them uniform on both sides; None
-    where there are none, or it cannot be run."""
+@dataclass(frozen=True)
+class Level:
+    """A comparison with scales uniform on both sides."""
+
+    entries: list[str]
+    """Of the scales."""
+    comparison: Comparison
+    replay: Replay
+    """Runs the source so."""
+
+
+def without_scales(comparison: Comparison, replay: Replay, places: Sequence[Place]) -> Level | None:
+    """The comparison with each of the scales in these regions uniform on both sides; None where there are none, or it
+    cannot be run."""
     alike = _alike(comparison, replay, places)
     if alike is None:
         return None
     tensors, read = comparison.rerun.tensors, comparison.rerun.tensors.read_exact
     level = replace(tensors, read_exact=lambda name: alike.target[name] if name in alike.target else read(name))
     rerun = replace(comparison.rerun, tensors=level, parameters=level.exact())
+    level_run = replace(replay, exact={**replay.exact, **alike.source})
     try:
-        theirs = replace(replay, exact={**replay.exact, **alike.source}).runs()
+        theirs = level_run.runs()
         ours = TargetReplay(rerun, comparison.plants).runs()
     except CkptdbgError:
         return None
     # the working runs have the models' own scales: of no use as a measure of rounding
     theirs, ours = (replace(runs, working=runs.promoted) for runs in (theirs, ours))
     source = replace(comparison.source, runs=replace(comparison.source.runs, isolated=theirs))
-    return alike.entries, replace(comparison, source=source, rerun=rerun, isolated=ours)
+    varied = replace(comparison, source=source, rerun=rerun, isolated=ours)
+    return Level(alike.entries, varied, replace(level_run, source=source.runs))
 
 
 @dataclass(frozen=True)

@@ -39,16 +39,20 @@ def behind(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
         yield from _set(why, chosen)
     level = without_scales(why.comparison, why.replay, places)
     if level is not None:
-        entries, comparison = level
-        said = f"it mends the place where all elements of {' and '.join(entries)} are alike on both sides"
-        yield Varied(said, comparison)
+        said = f"it mends the place where all elements of {' and '.join(level.entries)} are alike on both sides"
+        yield Varied(said, level.comparison)
 
 
 def behind_proved(why: Definitions) -> Iterator[Varied]:
     """With a source that is set as was proved at other places, each setting by itself."""
     if isinstance(why.replay, Replay):
         for chosen in why.established:
-            yield from _set(why, [chosen])
+            yield from behind_setting(why, chosen)
+
+
+def behind_setting(why: Definitions, chosen: Candidate) -> Iterator[Varied]:
+    """With a source that is set so."""
+    yield from _set(why, [chosen])
 
 
 def _set(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:

@@ -3,19 +3,19 @@ both models proves them, else as what fits the evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.compare.runs import Runs
-from ckptdbg.diagnose.definitions.ablation import agree_when_uniform
+from ckptdbg.diagnose.definitions.ablation import agree_when_uniform, without_scales
 from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
 from ckptdbg.diagnose.definitions.candidates import groups
 from ckptdbg.diagnose.definitions.fields import FieldDifference
 from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, ROUTER_NORM, Meaning
 from ckptdbg.diagnose.definitions.observations import Observation, observe
-from ckptdbg.diagnose.definitions.readings import read_off
+from ckptdbg.diagnose.definitions.readings import Rows, read_off
 from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
 from ckptdbg.diagnose.definitions.trials import Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
@@ -55,6 +55,10 @@ class Definitions:
     replay: Replay | TargetReplay | None
     differences: Sequence[FieldDifference]
     sizes: Mapping[str, int]
+    undone: Collection[str] = ()
+    """Target tensors whose rows were moved to where the target looks for them: no longer a difference."""
+    moved: dict[str, Rows] = field(default_factory=dict)
+    """By target tensor, the rows in which the two models were seen to differ, at whatever places."""
     established: list[Candidate] = field(default_factory=list)
     """Settings that were proved to differ, at whatever places."""
     _trials: Trials | None = field(init=False)
@@ -106,6 +110,25 @@ class Definitions:
         seen = observe(self.comparison, places[0], self.sizes)
         return Causes(evidence=(*(o.text for o in seen), *self._fitting(seen, places[0])), excluded=self._excluded())
 
+    def beside_scales(self, places: Sequence[Place]) -> tuple[Candidate, Causes] | None:
+        """A setting with which the source agrees once the scales in the region are alike in all elements on both sides,
+        and what follows where no edit of the mapping mends the place with it set: the scales are applied at another
+        point too."""
+        if not isinstance(self.replay, Replay) or places[0].port == "out":
+            return None
+        level = without_scales(self.comparison, self.replay, places)
+        if level is None:
+            return None
+        there = Definitions(level.comparison, level.replay, self.differences, self.sizes)
+        proof = there.proof(places)
+        if proof is None:
+            return None
+        found, names = there._proved(proof, places), " and ".join(level.entries)
+        assert found.proved is not None
+        scales = f"The scales of {names} are applied at another point than in the source."
+        sentence = f"{scales} With all elements of these scales alike on both sides more is seen. {found.proved}"
+        return proof.candidate, replace(found, proved=sentence)
+
     def _together(self, places: Sequence[Place]) -> Proof | None:
         """Several settings that the target's configuration names, where it takes more than one; none that is not
         needed."""
@@ -146,9 +169,13 @@ class Definitions:
         return Causes(meaning=chosen.meaning, evidence=(text,))
 
     def _read(self, places: Sequence[Place]) -> Causes | None:
-        for meaning, sentence in read_off(self.comparison, _with_merged(places)):
+        for reading in read_off(self.comparison, _with_merged(places), self.undone):
+            self.moved |= reading.rows
             rest = "What else may be wrong here shows when this is mended."
-            return Causes(f"{_capital(meaning.name)} differs: {sentence}. {rest}", meaning, self._named(meaning))
+            if reading.rows:
+                rest = "What else is wrong here was looked for with these rows moved to where the target reads them."
+            sentence = f"{_capital(reading.meaning.name)} differs: {reading.sentence}. {rest}"
+            return Causes(sentence, reading.meaning, self._named(reading.meaning))
         return None
 
     def proof(self, places: Sequence[Place], wanted: Callable[[Candidate], bool] = lambda _: True) -> Proof | None:

@@ -3,9 +3,12 @@ experts are chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.diagnose.definitions.meanings import EXPERTS, POSITIONS, Meaning
@@ -14,45 +17,80 @@ from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.mapping.layout import Layout
 
 
-def read_off(comparison: Comparison, places: Sequence[Place]) -> Iterator[tuple[Meaning, str]]:
-    """Definitions that are seen to differ at these places, each with the sentence that says how."""
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a table the two sides use: as many, from another start."""
+
+    axis: int
+    source: tuple[int, int]
+    """First and last."""
+    target: tuple[int, int]
+
+    def undone(self, table: NDArray[Any]) -> NDArray[Any]:
+        """The target's table with the source's rows where the target looks for them."""
+        moved = np.array(table)
+        there, here = (
+            (slice(None),) * self.axis + (slice(first, last + 1),) for first, last in (self.target, self.source)
+        )
+        moved[there] = table[here]
+        return moved
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A definition that is seen to differ."""
+
+    meaning: Meaning
+    sentence: str
+    """How."""
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    """By target tensor, where moving its rows undoes the difference."""
+
+
+def read_off(comparison: Comparison, places: Sequence[Place], undone: Collection[str] = ()) -> Iterator[Reading]:
+    """Definitions that are seen to differ at these places; not those of ``undone`` target tensors."""
     for m in sorted({m for p in places for m in p.met}):
+        tensors = comparison.target.met_labels[m].tensors
+        if set(tensors) & set(undone):
+            continue
         ours = comparison.target.meetings[m]
         theirs = [x for x in comparison.source.view.meetings if x.tensors == ours.tensors and x.opaque is None]
         if ours.opaque is None and ours.tensors and theirs:
             shift = _shifted(theirs[0], ours)
             if shift is not None:
-                yield POSITIONS, _rows_sentence(comparison, m, *shift)
+                rows = dict.fromkeys(tensors, shift) if len(tensors) == 1 else {}
+                yield Reading(POSITIONS, _rows_sentence(comparison, m, shift), rows)
     for place in places:
         if place.port == "out":
             yield from _moved_lookup(comparison, place)
     for ours, theirs in zip(comparison.target.graph.choices, comparison.source.view.graph.choices, strict=False):
         behind = any(ours.feeds & p.feeds for p in places)
         if behind and ours.chosen != theirs.chosen and ours.options == theirs.options:
-            yield (
+            yield Reading(
                 EXPERTS,
                 f"the target chooses {ours.chosen} of {ours.options} where the source chooses {theirs.chosen}",
             )
             return
 
 
-def _shifted(theirs: Layout, ours: Layout) -> tuple[tuple[int, int], tuple[int, int]] | None:
+def _shifted(theirs: Layout, ours: Layout) -> Rows | None:
     """The rows of one table that each side uses, where they are the same number of rows from another start."""
-    for a, b in zip(theirs.coordinates[1:], ours.coordinates[1:], strict=False):
+    for axis, (a, b) in enumerate(zip(theirs.coordinates[1:], ours.coordinates[1:], strict=False)):
         x, y = np.unique(a.values), np.unique(b.values)
         if x.shape == y.shape and len(x) > 1 and x[0] >= 0 and y[0] >= 0:
             steps = np.unique(y - x)
             if len(steps) == 1 and steps[0]:
-                return (int(x[0]), int(x[-1])), (int(y[0]), int(y[-1]))
+                return Rows(axis, (int(x[0]), int(x[-1])), (int(y[0]), int(y[-1])))
     return None
 
 
-def _rows_sentence(comparison: Comparison, meeting: int, theirs: tuple[int, int], ours: tuple[int, int]) -> str:
-    name = " + ".join(comparison.target.met_labels[meeting].tensors)
-    return f"the target uses rows {ours[0]} to {ours[1]} of {name} where the source uses {theirs[0]} to {theirs[1]}"
+def _rows_sentence(comparison: Comparison, meeting: int, rows: Rows) -> str:
+    name, (first, last) = " + ".join(comparison.target.met_labels[meeting].tensors), rows.target
+    there = f"{rows.source[0]} to {rows.source[1]}"
+    return f"the target uses rows {first} to {last} of {name} where the source uses {there}"
 
 
-def _moved_lookup(comparison: Comparison, place: Place) -> Iterator[tuple[Meaning, str]]:
+def _moved_lookup(comparison: Comparison, place: Place) -> Iterator[Reading]:
     """A table of positions that is read from another start: a token gets what the source gives to a later one."""
     consumer = place.consumers[0]
     if consumer == OUTPUT or comparison.target.graph.anchors[consumer].kind != "lookup":
@@ -72,5 +110,5 @@ def _moved_lookup(comparison: Comparison, place: Place) -> Iterator[tuple[Meanin
         if here.size and np.allclose(here, there, rtol=1e-6, atol=0):
             name = comparison.target.labels[consumer].site
             row = f"p {'+' if step > 0 else '-'} {abs(step)}"
-            yield POSITIONS, f"the target looks up row {row} of {name} where the source looks up row p"
+            yield Reading(POSITIONS, f"the target looks up row {row} of {name} where the source looks up row p")
             return
