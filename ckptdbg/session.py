@@ -232,11 +232,12 @@ class Session(Sides, Verbs):
             shared["inputs"] = other_tokens(self.config.probe, self.model_config, self.inputs, seed)
         if seed is None and not source_anew:
             shared["source_side"] = self.source_side
-        else:
+        elif seed is None or self.source.side.graph(shared["inputs"]) == self.source_side.view.graph:
             shared["source_view"] = self.source_side.view
         if mapping is self.unbound_mapping and not patches:
-            shared |= {"mapping": self.mapping, "target_view": self.target_view, "made": self.made}
-            shared["differences"] = self.differences
+            shared |= {"mapping": self.mapping, "made": self.made, "differences": self.differences}
+            if seed is None or target.side.graph(shared["inputs"]) == self.target_view.graph:
+                shared["target_view"] = self.target_view
         vars(other).update(shared)
         return other
 

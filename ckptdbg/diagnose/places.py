@@ -40,6 +40,7 @@ def place_finding(
     if outcome is not None and outcome.mend is not None:
         update = _mended(mapping, outcome.mend, reason.sentence if reason else None)
         update["evidence"] = list(outcome.causes.evidence)
+        update["layers"] = _layers_of_edits(comparison, group, outcome.mend) or finding.layers
     elif reason is not None and (outcome is None or outcome.causes.proved is None):
         update = {
             "kind": "layout",
@@ -51,6 +52,15 @@ def place_finding(
         update = _unmended(comparison, first, outcome)
     notes = [*update.pop("evidence", []), *finding.evidence]
     return finding.model_copy(update={**update, "evidence": notes})
+
+
+def _layers_of_edits(comparison: Comparison, group: list[Place], mend: Mend) -> list[str]:
+    """Where what the edited entries make takes part: a projection shows at the next layer's input."""
+    target, names = comparison.target, {e.entry for e in mend.edits}
+    anchors = {a for p in group for q in (p, *p.merged) for a in (*q.feeds, *q.consumers) if a != OUTPUT}
+    labels = [target.labels[a] for a in sorted(anchors)]
+    labels += [target.met_labels[m] for m in sorted({m for p in group for q in (p, *p.merged) for m in q.met})]
+    return layers_of([label for label in labels if names & {e.name for e in label.entries}])
 
 
 def _mended(mapping: BoundMapping, mend: Mend, known: str | None) -> dict:

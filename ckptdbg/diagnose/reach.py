@@ -126,6 +126,7 @@ class _LookedUp:
         """``[rows]`` int64, -1 where it cannot be told."""
         rerun = self._comparison.rerun
         if self._operands is None:
+            rerun.side.graph(rerun.inputs)  # another session may have asked for that of other tokens since
             self._operands = rerun.side.operands(rerun.parameters).anchors
         place = {column.tobytes(): i for i, column in reversed(list(enumerate(self._operands[t].T + 0.0)))}
         rows = self._comparison.isolated.promoted.records[t].output.astype(np.float64) + 0.0

@@ -268,7 +268,7 @@ class Side(Protocol):
         ...
 
     def graph(self, inputs: Mapping[str, Array]) -> Graph:
-        """Walk one forward pass and say what it consists of. Cached for one set of input shapes."""
+        """Walk one forward pass and say what it consists of for these inputs. Cached."""
         ...
 
     def operands(self, values: Mapping[str, Array]) -> Operands:

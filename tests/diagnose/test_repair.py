@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from ckptdbg.diagnose.grammar import edits
+from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.relabel import Relabel
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping
@@ -116,6 +117,15 @@ def test_two_faults_in_one_region_are_found_together(case, tmp_path):
 def test_they_are_not_found_where_they_are_not_tried_so(case, function, nothing, tmp_path, monkeypatch):
     monkeypatch.setattr(function, nothing)
     assert _mended_together(tmp_path, case) == [None]
+
+
+def test_a_second_seed_may_choose_experts_that_the_first_did_not(tmp_path):
+    session = open_session(build_sample(tmp_path, "qwen3_moe_to_jax", seed=2))
+    session = session.repaired(session.unbound_mapping, {}, seed=2)
+    other = session.repaired(session.unbound_mapping, {}, seed=3)
+    before, after = (len(s.source_side.view.graph.anchors) for s in (session, other))
+    assert before < after
+    assert find_places(other.comparison) == []
 
 
 def test_nothing_is_proposed_for_a_healthy_conversion(healthy):

@@ -263,3 +263,19 @@ def test_graphs_are_the_same_again():
     first, second = (TorchSide(copy.deepcopy(module)).graph(inputs_of("qwen3-moe-eager")) for _ in range(2))
     assert first.anchors == second.anchors
     assert replace(first, anchors=()) == replace(second, anchors=())
+
+
+def test_an_expert_that_only_other_tokens_choose_is_an_anchor_of_their_graph():
+    module, inputs = make("qwen3-moe-eager"), inputs_of("qwen3-moe-eager")
+    side, one_token = TorchSide(module), {n: np.zeros_like(x) if n == "input_ids" else x for n, x in inputs.items()}
+    few, many = side.graph(one_token), side.graph(inputs)
+    assert len(few.anchors) < len(many.anchors)
+    assert many == TorchSide(module).graph(inputs)
+    trace = side.run(inputs)
+    assert len(trace.records) == len(many.anchors)
+    assert len(side.run(one_token).records) == len(few.anchors)
+    assert sum(record.rows.size for record in trace.records) == _rows_of_all(module, inputs)
+
+
+def _rows_of_all(module, inputs) -> int:
+    return sum(record.rows.size for record in TorchSide(module).run(inputs).records)
