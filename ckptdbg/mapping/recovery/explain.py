@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.mapping.recovery.fibres import counting, hashed, lines_of
+from ckptdbg.mapping.recovery.fibres import counting, lines_of
+from ckptdbg.mapping.recovery.hashing import Hashed, hashed, pieces
 from ckptdbg.mapping.recovery.matching import Map, match, match_elements
 from ckptdbg.mapping.recovery.sources import Moments, Originals, Rounded, moments_of
 from ckptdbg.mapping.tracing.numerics import candidates
@@ -29,6 +30,8 @@ class Found:
 
     map: Map
     ops: tuple[Any, ...] = ()
+    written: tuple[dict[str, Any], ...] = ()
+    """The same as they stand in a mapping file."""
     scale: float = 1.0
     shift: float = 0.0
     ambiguous: bool = False
@@ -38,10 +41,10 @@ def explain(values: Array, sources: Rounded, name: str, numbers: dict[str, float
     """What makes these values of the source tensors; None where nothing that is tried does."""
     originals = sources.originals
     likeness = Likeness(name, originals.names)
-    hashes = hashed(values)
+    hashes = Hashed(values)
     if not hashes.any():
         return _zeros(hashes, sources, likeness)
-    twins = sources.totals.get(int(hashes.sum(dtype=np.uint64)), [])
+    twins = sources.totals.get(hashes.total(), [])
     twins = sorted((i for i in twins if originals.sizes[i] == values.size), key=lambda i: -likeness(i))
     if twins:
         return Found(_whole(hashes, sources.hashes(twins[0]), twins[0]), ambiguous=len(twins) > 1)
@@ -52,11 +55,13 @@ def explain(values: Array, sources: Rounded, name: str, numbers: dict[str, float
     if found is not None:
         return found
     single = [i for i, shape in enumerate(originals.shapes) if len(shape) == 1]
+    if 2 * sum(originals.sizes[i] for i in single) < values.size:
+        return None
     parts = match_elements(hashes, single, sources.hashes, likeness)
     return None if parts is None else Found(parts)
 
 
-def _zeros(hashes: Array, sources: Rounded, likeness: Likeness) -> Found | None:
+def _zeros(hashes: Hashed, sources: Rounded, likeness: Likeness) -> Found | None:
     """A tensor that holds nothing but zeros (a bias that was never trained): a source tensor of the same size that does
     too. Which way its elements went does not show."""
     alike = [i for i in sources.zeros if sources.originals.sizes[i] == hashes.size]
@@ -66,42 +71,50 @@ def _zeros(hashes: Array, sources: Rounded, likeness: Likeness) -> Found | None:
     return Found(_whole(hashes, sources.hashes(like), like), ambiguous=len(alike) > 1)
 
 
-def _whole(hashes: Array, source: Array, ordinal: int) -> Map:
+def _whole(hashes: Hashed, source: Hashed, ordinal: int) -> Map:
     """The map of a tensor that holds all the values of one source tensor: by its lines, else value by value."""
     all_of = np.broadcast_to(np.int32(ordinal), hashes.shape)
-    if np.array_equal(hashes.reshape(-1), source.reshape(-1)):
+    if hashes.same(source):
         return Map(all_of, np.arange(hashes.size, dtype=counting(hashes.size)).reshape(hashes.shape))
     own = match(hashes, lambda _: source, lines_of([source]), lambda _, __: 0.0)
-    if own is not None and ((own.ordinal >= 0) | (hashes == 0)).all():
-        return Map(np.where(own.ordinal >= 0, np.int32(ordinal), np.int32(-1)), own.index)
+    if own is not None and all(((o >= 0) | (hashes.values[w] == 0)).all() for w, o in pieces(own.ordinal)):
+        return _named(own, ordinal)
     index = np.empty(hashes.size, counting(hashes.size))
-    index[np.argsort(hashes.reshape(-1), kind="stable")] = np.argsort(source.reshape(-1), kind="stable")
+    index[np.argsort(hashes.all(), kind="stable")] = np.argsort(source.all(), kind="stable")
     return Map(all_of, index.reshape(hashes.shape))
 
 
+def _named(own: Map, ordinal: int) -> Map:
+    """A map over one source tensor, under that tensor's ordinal."""
+    whole = not any(own.ordinal.strides) and own.ordinal.size and own.ordinal.flat[0] >= 0
+    if whole:
+        return Map(np.broadcast_to(np.int32(ordinal), own.ordinal.shape), own.index)
+    return Map(np.where(own.ordinal >= 0, np.int32(ordinal), np.int32(-1)), own.index)
+
+
 def _transformed(
-    values: Array, hashes: Array, originals: Originals, likeness: Likeness, numbers: dict[str, float]
+    values: Array, hashes: Hashed, originals: Originals, likeness: Likeness, numbers: dict[str, float]
 ) -> Found | None:
     """A source tensor of the same size, scaled or shifted: proposed from the moments, accepted on equal hashes."""
     if not values.size:
         return None
-    total, after = int(hashes.sum(dtype=np.uint64)), moments_of(values)
+    total, after = hashes.total(), moments_of(values)
     same = [i for i, n in enumerate(originals.sizes) if n == values.size and originals.dtypes[i].kind not in "iub"]
     for i in sorted(same, key=lambda i: -likeness(i)):
         for scale, shift in _proposed(originals.moments(i), after, len(originals.shapes[i])):
             for ops, written in candidates(scale, shift, numbers):
                 if after.alike and any(isinstance(op.get("scale", op.get("divide")), float) for op in written):
                     continue  # some factor always makes one number of another
-                made = hashed(applied(ops, originals.values(i), values.dtype))
-                if int(made.sum(dtype=np.uint64)) == total:
-                    return Found(_whole(hashes, made, i), tuple(ops), scale, shift)
+                made = Hashed(applied(ops, originals.values(i), values.dtype))
+                if made.total() == total:
+                    return Found(_whole(hashes, made, i), tuple(ops), tuple(written), scale, shift)
     return _stacked(values, originals, likeness, numbers) or _nearly(
         hashes, values.dtype, originals, same, after, likeness, numbers
     )
 
 
 def _nearly(
-    hashes: Array,
+    hashes: Hashed,
     dtype: np.dtype,
     originals: Originals,
     same: Sequence[int],
@@ -113,18 +126,17 @@ def _nearly(
     like = max(same, key=likeness, default=None)
     if like is None:
         return None
-    some = hashes.reshape(-1)[:: max(hashes.size // _SAMPLED, 1)][:_SAMPLED]
+    some = hashed(hashes.values.reshape(-1)[:: max(hashes.size // _SAMPLED, 1)][:_SAMPLED])
     for scale, shift in _proposed(originals.moments(like), after, len(originals.shapes[like])):
         for ops, written in candidates(scale, shift, numbers):
             if any(isinstance(op.get("scale", op.get("divide")), float) for op in written):
                 continue  # an estimate, which the wrong elements have moved
-            made = hashed(applied(ops, originals.values(like), dtype))
-            if np.mean([(made == value).any() for value in some]) < _ALIKE:
+            made = Hashed(applied(ops, originals.values(like), dtype))
+            if made.holds(some).mean() < _ALIKE:
                 continue
             found = match(hashes, lambda _, made=made: made, lines_of([made]), lambda _, __: 0.0)
             if found is not None:
-                where = np.where(found.ordinal >= 0, np.int32(like), np.int32(-1))
-                return Found(Map(where, found.index), tuple(ops), scale, shift)
+                return Found(_named(found, like), tuple(ops), tuple(written), scale, shift)
     return None
 
 
@@ -137,13 +149,13 @@ def _stacked(values: Array, originals: Originals, likeness: Likeness, numbers: d
         parts: list[Found] = []
         for i in range(count):
             part = values.take(i, axis)
-            found = _transformed(part, hashed(part), originals, likeness.at(i), numbers)
+            found = _transformed(part, Hashed(part), originals, likeness.at(i), numbers)
             if found is None or (parts and found.ops != parts[0].ops):
                 break
             parts.append(found)
         if len(parts) == count:
             joined = Map(*(np.stack([getattr(p.map, n) for p in parts], axis) for n in ("ordinal", "index")))
-            return Found(joined, parts[0].ops, parts[0].scale, parts[0].shift)
+            return Found(joined, parts[0].ops, parts[0].written, parts[0].scale, parts[0].shift)
     return None
 
 
@@ -162,11 +174,14 @@ def _proposed(before: Moments, after: Moments, rank: int) -> list[tuple[float, f
 
 def applied(ops: Iterable[Any], values: Array, dtype: np.dtype) -> Array:
     """What the mapping's own arithmetic makes of source values, as the target stores it."""
-    out = [values.astype(np.float64 if values.dtype == np.float64 else np.float32)]
+    made, given, listed = np.empty(values.shape, dtype), values.dtype, list(ops)
     with np.errstate(all="ignore"):
-        for op in ops:
-            out = op.apply(out)
-        return out[0].astype(dtype)
+        for where, piece in pieces(values):
+            out = [piece.astype(np.float64 if given == np.float64 else np.float32)]
+            for op in listed:
+                out = op.apply(out)
+            made[where] = out[0].astype(dtype)
+    return made
 
 
 @dataclass(frozen=True)

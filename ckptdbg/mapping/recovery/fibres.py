@@ -2,7 +2,7 @@
 
 A sum over an axis does not change when that axis is permuted, and padding with zeros adds nothing to it. So a line of a
 source tensor (a row of a matrix, say) is found again in a target tensor wherever it went: transposed, split into heads,
-stacked, joined with others. Hashes are those of the values' bits, so that only equal numbers match.
+stacked, joined with others.
 """
 
 from __future__ import annotations
@@ -15,31 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.mapping.recovery.hashing import Hashed
+
 Array = NDArray[Any]
-_ODD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # splitmix64's, to mix every bit into every other
-
-_SLAB = 2**16  # elements hashed at a time: they stay in the cache
-
-
-def mixed(bits: Array) -> Array:
-    """splitmix64 (Steele, Lea, Flood 2014) of uint64; 0 stays 0."""
-    x = np.array(bits, np.uint64)
-    with np.errstate(over="ignore"):  # of a scalar NumPy says that it wraps round, as it is meant to
-        x ^= x >> np.uint64(30)
-        x *= _ODD[0]
-        x ^= x >> np.uint64(27)
-        x *= _ODD[1]
-    x ^= x >> np.uint64(31)
-    return x
-
-
-def hashed(array: Array) -> Array:
-    """One uint64 per value, the same for the same number in whatever dtype; 0 for zero."""
-    flat = np.asarray(array).reshape(-1)
-    out = np.empty(flat.size, np.uint64)
-    for start in range(0, flat.size, _SLAB):
-        out[start : start + _SLAB] = mixed((flat[start : start + _SLAB].astype(np.float64) + 0.0).view(np.uint64))
-    return out.reshape(np.shape(array))
 
 
 @dataclass(frozen=True)
@@ -54,6 +32,11 @@ class Lines:
     counting: type[np.signedinteger]
     """Holds every flat index into one of these tensors."""
 
+    @property
+    def ordinals(self) -> type[np.signedinteger]:
+        """Holds which tensor, and -1."""
+        return np.int16 if self.tensor.max(initial=0) < 2**15 - 1 else np.int32
+
     def find(self, keys: Array) -> tuple[Array, Array]:
         """Of each key the first and one past the last place in the sorted table."""
         return np.searchsorted(self.key, keys, "left"), np.searchsorted(self.key, keys, "right")
@@ -64,14 +47,14 @@ def counting(size: int) -> type[np.signedinteger]:
     return np.int32 if size < 2**31 else np.int64
 
 
-def lines_of(hashes: Iterable[Array]) -> Lines:
+def lines_of(tensors_hashed: Iterable[Hashed]) -> Lines:
     """The lines of hashed tensors, gone through once; those that sum to 0 (zeros) are left out, as they are
     everywhere."""
     keys, tensors, axes, lines, largest = [], [], [], [], 0
-    for ordinal, array in enumerate(hashes):
+    for ordinal, array in enumerate(tensors_hashed):
         largest = max(largest, array.size)
-        for axis in range(array.ndim):
-            sums = array.sum(axis, dtype=np.uint64).reshape(-1)
+        others = [tuple(a for a in range(array.ndim) if a != axis) for axis in range(array.ndim)]
+        for axis, sums in enumerate(array.sums(others)):
             keys.append(sums)
             lines.append(np.arange(sums.size))
             tensors.append(np.full(sums.size, ordinal, np.int32))

@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping.check.axes import mixed_axes
 from ckptdbg.mapping.check.subject import read_subject
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.recovery.explain import Found, applied, explain
-from ckptdbg.mapping.recovery.fibres import hashed
+from ckptdbg.mapping.recovery.hashing import Hashed, pieces
 from ckptdbg.mapping.recovery.matching import Map, tensors_in
 from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
 from ckptdbg.mapping.recovery.sources import Originals, Rounded
 from ckptdbg.mapping.recovery.trained import by_name, related
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.joining import Joiner, Places, Recipe, Unfactored
-from ckptdbg.mapping.tracing.numerics import Values, value_ops
+from ckptdbg.mapping.tracing.numerics import Values, with_cast
+from ckptdbg.mapping.tracing.spread import Spread
 from ckptdbg.mapping.tracing.writing import Untraced, mapping_text, numbers_of, sizes_of
 
 Array = NDArray[Any]
@@ -91,13 +91,13 @@ def recover(
     rounded: dict[str, Rounded] = {}
     originals = Originals(dict(source), read_source)
     made, unexplained, ambiguous = [], [], []
-    joiner_of = _joiners(source, sizes_of(numbers))
+    names_of_sizes = sizes_of(numbers)
     for name, spec in target.items():
         progress(f"recovering {name}")
         if spec.dtype not in rounded:
             rounded[spec.dtype] = Rounded(originals, spec.dtype)
         values = np.asarray(read_target(name))
-        recipe, left, guessed = _explained(name, values, rounded[spec.dtype], numbers, joiner_of)
+        recipe, left, guessed = _explained(name, values, rounded[spec.dtype], numbers, names_of_sizes)
         if recipe is not None:
             made.append(Made(name, tuple(names[i] for i in recipe.sources), recipe.ops, recipe.stacks))
         if left is not None:
@@ -164,7 +164,7 @@ def _explained(
     values: Array,
     sources: Rounded,
     numbers: dict[str, float],
-    joiner_of: Callable[..., Joiner],
+    sizes: dict[int, str],
 ) -> tuple[Recipe | None, Unexplained | None, bool]:
     """How a target is made, what of it is not explained, and whether names decided between equal tensors."""
 
@@ -175,12 +175,12 @@ def _explained(
         return nothing("it has no elements that could tell")
     found = explain(values, sources, name, numbers)
     sources.hashes.forget()
-    if found is None and not hashed(values).any():
+    if found is None and not Hashed(values).any():
         return nothing("zeros: it was never loaded")
     if found is None:
         return nothing(NO_VALUES)
     try:
-        recipe, wrong = _recipe(values, found, sources.originals, joiner_of, numbers)
+        recipe, wrong = _recipe(values, found, sources.originals, sizes)
     except Unfactored as cause:
         return nothing(str(cause))
     left = None
@@ -191,35 +191,45 @@ def _explained(
     return recipe, left, found.ambiguous
 
 
-def _recipe(
-    values: Array, found: Found, originals: Originals, joiner_of: Callable[..., Joiner], numbers: dict[str, float]
-) -> tuple[Recipe, Array]:
+def _recipe(values: Array, found: Found, originals: Originals, sizes: dict[int, str]) -> tuple[Recipe, Array]:
     """The recipe of a target, and which of its elements are not what it says."""
     ordinal, index = _went_on(found.map, values, originals)
-    alive = ordinal >= 0
-    before = _gathered(ordinal, index, originals)
-    predicted = np.where(alive, applied(found.ops, before, values.dtype), np.zeros((), values.dtype))
-    wrong = (predicted != values) & ~((predicted != predicted) & (values != values))  # NaN in both is no difference
+    wrong = _wrong(values, ordinal, index, found, originals)
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
-    scale = np.broadcast_to(found.scale, values.shape) if alive.all() else np.where(alive, found.scale, 0.0)
-    places = Places.dense(ordinal, index, scale, np.broadcast_to(found.shift, values.shape), before, predicted)
-    return joiner_of(numbers).recipe(places), wrong
+    # what its ops are is known, so that no values need to be shown
+    shape, one = values.shape, (1,) * values.ndim
+    scale, shift = (Spread(np.full(one, of), shape) for of in (found.scale, found.shift))
+    of = Spread(ordinal[(slice(0, 1),) * values.ndim], shape) if not any(ordinal.strides) else Spread.dense(ordinal)
+    places = Places(of, (Spread.dense(index),), scale, shift, (), ())
+
+    def written(tensor: int, _: Places) -> Values:
+        return Values(with_cast(found.written, values.dtype, originals.dtypes[tensor]))
+
+    return Joiner(originals.shapes, sizes, written).recipe(places), wrong
 
 
-def _gathered(ordinal: Array, index: Array, originals: Originals) -> Array:
-    """The source's value behind every element; 0 where there is none."""
+def _wrong(values: Array, ordinal: Array, index: Array, found: Found, originals: Originals) -> Array:
+    """Which elements are not what the source's values behind them become; 0 where there are none behind."""
     used = tensors_in(ordinal)
     # float32, as the mapping computes; whole numbers are only moved
     wide = any(originals.dtypes[i] == np.float64 or originals.dtypes[i].kind in "iu" for i in used)
     kind = np.float64 if wide else np.float32
-    if len(used) == 1 and (ordinal >= 0).all():
-        return originals.values(used[0]).reshape(-1)[index].astype(kind)
-    before = np.zeros(ordinal.shape, kind)
-    for i in used:
+
+    def differs(source: Array, at: Array, own: Array) -> Array:
+        due = applied(found.ops, source[at].astype(kind), values.dtype)
+        return (due != own) & ~((due != due) & (own != own))  # NaN in both is no difference
+
+    if not any(ordinal.strides) and used:
+        source, wrong = originals.values(used[0]).reshape(-1), np.empty(values.shape, bool)
+        for where, at in pieces(index):
+            wrong[where] = differs(source, at, values[where])
+        return wrong
+    wrong = values != 0
+    for i in used:  # a tensor at a time: each is read once
         here = ordinal == i
-        before[here] = originals.values(i).reshape(-1)[index[here]]
-    return before
+        wrong[here] = differs(originals.values(i).reshape(-1), index[here], values[here])
+    return wrong
 
 
 def _went_on(found: Map, values: Array, originals: Originals) -> tuple[Array, Array]:
@@ -261,16 +271,3 @@ def _ahead(ordinal: Array, index: Array, axis: int, step: int) -> Array:
     at = np.arange(ordinal.shape[axis]).reshape(-1, *[1] * (ordinal.ndim - axis - 1))
     last = np.maximum.accumulate(np.where(ordinal >= 0, at, -1), axis)
     return np.where(last >= 0, np.take_along_axis(index, np.maximum(last, 0), axis) + (at - last) * step, -1)
-
-
-def _joiners(source: Dict[str, TensorSpec], sizes: dict[int, str]) -> Callable[..., Joiner]:
-    specs = list(source.values())
-
-    def joiner(numbers: dict[str, float]) -> Joiner:
-        def values(ordinal: int, places: Places) -> Values:
-            scale, shift = float(places.scale.first), float(places.shift.first)  # one for all of a target
-            return value_ops(*places.pairs(), scale, shift, numbers, as_dtype(specs[ordinal].dtype))
-
-        return Joiner([s.shape for s in specs], sizes, values)
-
-    return joiner

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint.dtypes import as_dtype
 from ckptdbg.checkpoint.spec import TensorSpec
-from ckptdbg.mapping.recovery.fibres import hashed, lines_of
+from ckptdbg.mapping.recovery.fibres import lines_of
+from ckptdbg.mapping.recovery.hashing import Hashed, pieces
 
 Array = NDArray[Any]
+T = TypeVar("T", NDArray[Any], Hashed)
 _SMALL = 2**14
 """Elements of a tensor that is kept: norms and biases, which are asked for by many."""
 
@@ -41,23 +43,28 @@ class Moments:
 
 def moments_of(array: Array) -> Moments:
     """Of a tensor with at least one element."""
-    wide = array.astype(np.float64)
-    if not np.isfinite(wide).all():
-        return Moments(False, 0.0, 0.0, 0.0, 0.0, False)
-    size, most = float(np.sqrt(np.mean(wide**2))), float(np.abs(wide).max())
-    return Moments(True, size, most, float(wide.mean()), float(wide.std()), bool((wide == wide.flat[0]).all()))
+    first, total, square, most, alike = array.flat[0], 0.0, 0.0, 0.0, True
+    for _, piece in pieces(array):
+        wide = piece.astype(np.float64)
+        total, square = total + float(wide.sum()), square + float(np.square(wide).sum())
+        if not np.isfinite(square):
+            return Moments(False, 0.0, 0.0, 0.0, 0.0, False)
+        most, alike = max(most, float(np.abs(wide).max())), alike and bool((piece == first).all())
+    mean = total / array.size
+    around = sum(float(np.square(piece.astype(np.float64) - mean).sum()) for _, piece in pieces(array))
+    return Moments(True, float(np.sqrt(square / array.size)), most, mean, float(np.sqrt(around / array.size)), alike)
 
 
-class Kept:
-    """Arrays by ordinal, made when they are asked for; small ones stay, and the last one."""
+class Kept(Generic[T]):
+    """Tensors by ordinal, made when they are asked for; small ones stay, and the last one."""
 
-    def __init__(self, make: Callable[[int], Array]) -> None:
+    def __init__(self, make: Callable[[int], T]) -> None:
         self._make = make
-        self._small: dict[int, Array] = {}
-        self._last: tuple[int, Array] | None = None
+        self._small: dict[int, T] = {}
+        self._last: tuple[int, T] | None = None
 
-    def __call__(self, ordinal: int) -> Array:
-        """One array."""
+    def __call__(self, ordinal: int) -> T:
+        """One of them."""
         if ordinal in self._small:
             return self._small[ordinal]
         if self._last is not None and self._last[0] == ordinal:
@@ -98,16 +105,16 @@ class Rounded:
 
     def __init__(self, originals: Originals, dtype: str) -> None:
         self.originals, self._dtype = originals, as_dtype(dtype)
-        self.hashes = Kept(lambda i: hashed(self._rounded(originals.values(i))))
+        self.hashes = Kept(lambda i: Hashed(self._rounded(originals.values(i))))
         self.totals: dict[int, list[int]] = {}
         """Sum of all hashes to the tensors that have it."""
         self.zeros: list[int] = []
         """Tensors that hold nothing but zeros."""
         self.lines = lines_of(self._pass(i) for i in range(len(originals.names)))
 
-    def _pass(self, ordinal: int) -> Array:
+    def _pass(self, ordinal: int) -> Hashed:
         hashes = self.hashes(ordinal)
-        self.totals.setdefault(int(hashes.sum(dtype=np.uint64)), []).append(ordinal)
+        self.totals.setdefault(hashes.total(), []).append(ordinal)
         if not hashes.any():
             self.zeros.append(ordinal)
         return hashes

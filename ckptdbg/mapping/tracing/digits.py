@@ -21,6 +21,7 @@ from ckptdbg.mapping.tracing.spread import Shape, Spread
 Array = NDArray[Any]
 # A map that does not part into lines along axes is looked at as a whole, up to so many elements: some 1 GB on the way.
 MOST_ELEMENTS = 2**25
+_SLAB = 2**18  # elements held against their lines at a time
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,15 @@ def _lines_of_term(term: Spread) -> list[Array] | None:
     first, ndim = term.first, term.base.ndim
     lines = [term.line(axis) - first for axis in range(ndim)]
     total = np.asarray(first)
-    for axis in range(ndim):
+    for axis in range(1, ndim):
         along = lines[axis][: term.base.shape[axis]]
         total = total + along.reshape(-1, *[1] * (ndim - axis - 1))
-    return lines if np.array_equal(np.broadcast_to(total, term.base.shape), term.base) else None
+    # along the first axis some at a time: the sum of all would be another whole map
+    outer = lines[0][: len(term.base)].reshape(-1, *[1] * (ndim - 1)) if ndim else np.zeros(())
+    some = max(1, _SLAB // max(total.size, 1))
+    parts = [slice(i, i + some) for i in range(0, len(term.base), some)] if ndim else [()]
+    alike = (np.array_equal(np.broadcast_to(total + outer[p], term.base[p].shape), term.base[p]) for p in parts)
+    return lines if all(alike) else None
 
 
 def _factor_lines(first: int, lines: Sequence[Array], shape: Shape) -> Factored | None:

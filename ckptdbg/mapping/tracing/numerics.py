@@ -7,7 +7,7 @@ end) gives every element of the sample exactly.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,9 +49,9 @@ def value_ops(
     )
     for ops, written in candidates(scale, shift, numbers):
         if _gives(ops, given[some], wanted[some]) and _gives(ops, given, wanted):
-            return Values(_with_cast(written, wanted.dtype, dtype))
+            return Values(with_cast(written, wanted.dtype, dtype))
     written = [*([{"scale": scale}] if scale != 1 else []), *([{"add": shift}] if shift else [])]
-    return Values(_with_cast(written, wanted.dtype, dtype), exact=False)
+    return Values(with_cast(written, wanted.dtype, dtype), exact=False)
 
 
 def nearly(before: Array, after: Array) -> bool:
@@ -130,7 +130,7 @@ def _op(written: dict[str, Any], numbers: Mapping[str, float]) -> Op:
     )
 
 
-def _with_cast(written: list[dict[str, Any]], out: np.dtype, source: np.dtype) -> tuple[dict[str, Any], ...]:
-    """The rounding of the function's result is an op of its own: the target may store more than that."""
+def with_cast(written: Sequence[dict[str, Any]], out: np.dtype, source: np.dtype) -> tuple[dict[str, Any], ...]:
+    """Value ops, and the rounding of the result as an op of its own: the target may store more than that."""
     rounded = out.itemsize < min(source.itemsize, 4)
     return tuple([*written, {"cast": out.name}] if rounded else written)
