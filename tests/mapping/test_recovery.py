@@ -1,5 +1,7 @@
 """Mappings recovered from the values of two checkpoints."""
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -353,3 +355,49 @@ def test_a_slice_that_is_made_otherwise_is_named(tensors):
     assert (
         left.reason == "slices that are made in different ways: 2 of axis 1 (take, transpose) otherwise than the rest"
     )
+
+
+ROWS, COLUMNS = 2048, 512
+
+
+def _random(*shape):
+    return np.random.default_rng(len(shape)).standard_normal(shape, dtype=np.float32).astype(ml_dtypes.bfloat16)
+
+
+def _halved(tensor):
+    return (tensor.astype(np.float32) / 2).astype(ml_dtypes.bfloat16)
+
+
+def _with_a_wrong_one(tensor):
+    tensor = tensor.copy()
+    tensor[3, 5] += 1
+    return tensor
+
+
+WHOLE, LAYERS_OF = (
+    _random(ROWS, COLUMNS),
+    {f"layers.{i}.w": part for i, part in enumerate(_random(8, ROWS // 8, COLUMNS))},
+)
+LARGE = {
+    "rearranged": ({"w": WHOLE}, WHOLE.reshape(32, 2, 32, COLUMNS).transpose(3, 0, 2, 1).reshape(COLUMNS, -1)),
+    "scaled": ({"w": WHOLE}, _halved(WHOLE)),
+    "stacked": (LAYERS_OF, np.stack([part.T for part in LAYERS_OF.values()], 1)),
+    "joined": (LAYERS_OF, np.concatenate(list(LAYERS_OF.values())).T),
+    "wrong": ({"w": WHOLE}, _with_a_wrong_one(WHOLE.T)),
+    "padded": ({"w": WHOLE}, np.pad(WHOLE, ((0, 64), (0, 0)))),
+    "of other values": ({"w": WHOLE}, _random(1, COLUMNS, ROWS)[0]),
+}
+
+
+@pytest.mark.parametrize("case", list(LARGE))
+def test_memory_stays_near_the_tensor_that_is_explained(case):
+    source, target = LARGE[case]
+    target = {"made": np.ascontiguousarray(target), "as it is": WHOLE if "w" in source else LAYERS_OF["layers.0.w"]}
+    recovered(source, target)  # what is imported and kept on the first call
+    tracemalloc.start()
+    found = recovered(source, target)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert bool(found.unexplained) == (case in ("wrong", "of other values"))
+    # beside the two tensors themselves; hashes alone would be 8 bytes an element for each of them
+    assert peak < (24 if case == "padded" else 15) * ROWS * COLUMNS

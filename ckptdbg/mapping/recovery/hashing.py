@@ -48,7 +48,7 @@ def slabs(count: int, length: int) -> list[slice]:
 def pieces(array: Array) -> Iterator[tuple[Any, Array]]:
     """An array along its first axis, some at a time: where each piece is, and the piece."""
     if not array.ndim:
-        yield (), array
+        yield ..., array
         return
     for slab in slabs(len(array), array.size // max(len(array), 1)):
         yield slab, array[slab]

@@ -17,8 +17,9 @@ from ckptdbg.mapping.check.axes import mixed_axes
 from ckptdbg.mapping.check.subject import read_subject
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.recovery.explain import Found, applied, explain
+from ckptdbg.mapping.recovery.going_on import went_on
 from ckptdbg.mapping.recovery.hashing import Hashed, pieces
-from ckptdbg.mapping.recovery.matching import Map, tensors_in
+from ckptdbg.mapping.recovery.matching import tensors_in
 from ckptdbg.mapping.recovery.siblings import like_siblings, odd_ones
 from ckptdbg.mapping.recovery.sources import Originals, Rounded
 from ckptdbg.mapping.recovery.trained import by_name, related
@@ -193,7 +194,7 @@ def _explained(
 
 def _recipe(values: Array, found: Found, originals: Originals, sizes: dict[int, str]) -> tuple[Recipe, Array]:
     """The recipe of a target, and which of its elements are not what it says."""
-    ordinal, index = _went_on(found.map, values, originals)
+    ordinal, index = went_on(found.map, values, originals)
     wrong = _wrong(values, ordinal, index, found, originals)
     if wrong.mean() > _MOST_WRONG:
         raise Unfactored("most of its values are those of no source tensor")
@@ -220,54 +221,14 @@ def _wrong(values: Array, ordinal: Array, index: Array, found: Found, originals:
         due = applied(found.ops, source[at].astype(kind), values.dtype)
         return (due != own) & ~((due != due) & (own != own))  # NaN in both is no difference
 
-    if not any(ordinal.strides) and used:
-        source, wrong = originals.values(used[0]).reshape(-1), np.empty(values.shape, bool)
-        for where, at in pieces(index):
-            wrong[where] = differs(source, at, values[where])
-        return wrong
-    wrong = values != 0
+    wrong = np.asarray(values != 0)
+    where_of: dict[int, list[Any]] = {i: [] for i in used}
+    for where, piece in pieces(ordinal):
+        for i in tensors_in(piece):
+            where_of[i].append(where)
     for i in used:  # a tensor at a time: each is read once
-        here = ordinal == i
-        wrong[here] = differs(originals.values(i).reshape(-1), index[here], values[here])
+        source = originals.values(i).reshape(-1)
+        for where in where_of[i]:
+            here = ordinal[where] == i
+            wrong[where][here] = differs(source, index[where][here], values[where][here])
     return wrong
-
-
-def _went_on(found: Map, values: Array, originals: Originals) -> tuple[Array, Array]:
-    """Zeros have no hash and wrong values no counterpart: where nothing was found the map around goes on, to elements
-    of the source that nothing came from. What else was not found is padding."""
-    tensors = tensors_in(found.ordinal)
-    if len(tensors) != 1 or (found.ordinal >= 0).all():
-        return found.ordinal, found.index
-    ordinal, index = found.ordinal.copy(), found.index.copy()
-    source, zero = originals.values(tensors[0]).reshape(-1), values == 0
-    unused = np.ones(source.size, bool)
-    unused[index[ordinal >= 0]] = False
-    for axis in range(values.ndim):
-        known = np.diff((ordinal < 0).astype(np.int8), axis=axis) == 0
-        steps = np.diff(index, axis=axis)[known & (np.delete(ordinal, 0, axis) >= 0)]
-        if not steps.size:
-            continue
-        step = int(np.median(steps))
-        for ahead in (
-            _ahead(ordinal, index, axis, step),
-            np.flip(_ahead(*_flipped(ordinal, index, axis), -step), axis),
-        ):
-            there = (ordinal < 0) & (ahead >= 0) & (ahead < source.size)
-            there[there] = unused[ahead[there]] & (~zero[there] | (source[ahead[there]] == 0))
-            ordinal[there], index[there] = tensors[0], ahead[there]
-            unused[index[there]] = False
-    left = ordinal < 0
-    if values.size == source.size and zero[left].all() and not source[unused].any():
-        ordinal[left], index[left] = tensors[0], np.flatnonzero(unused)  # zeros in no order: the first for the first
-    return ordinal, index
-
-
-def _flipped(ordinal: Array, index: Array, axis: int) -> tuple[Array, Array, int]:
-    return np.flip(ordinal, axis), np.flip(index, axis), axis
-
-
-def _ahead(ordinal: Array, index: Array, axis: int, step: int) -> Array:
-    """The index at every place, counted in steps from the last place before it that is known; -1 where none is."""
-    at = np.arange(ordinal.shape[axis]).reshape(-1, *[1] * (ordinal.ndim - axis - 1))
-    last = np.maximum.accumulate(np.where(ordinal >= 0, at, -1), axis)
-    return np.where(last >= 0, np.take_along_axis(index, np.maximum(last, 0), axis) + (at - last) * step, -1)

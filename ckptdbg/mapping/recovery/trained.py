@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.mapping.file import Mapping
 from ckptdbg.mapping.recovery.explain import Likeness
+from ckptdbg.mapping.recovery.hashing import pieces
 from ckptdbg.mapping.tracing.families import Made
 from ckptdbg.mapping.tracing.trace import mapping_text
 
@@ -75,10 +76,13 @@ def by_name(target: str, spec: TensorSpec, specs: Dict[str, TensorSpec]) -> Iter
 
 def _correlation(a: Array, b: Array) -> float:
     """0 where one of them does not vary or is not finite."""
-    one, other = (x.astype(np.float64).reshape(-1) for x in (a, b))
-    if not one.size:
+    if not a.size:
         return 0.0
-    one, other = one - one.mean(), other - other.mean()
+    both = np.zeros((2, 2))
     with np.errstate(all="ignore"):
-        found = float(one @ other / np.sqrt((one @ one) * (other @ other)))
+        middle = [sum(float(piece.astype(np.float64).sum()) for _, piece in pieces(x)) / x.size for x in (a, b)]
+        for where, piece in pieces(a):
+            pair = [x.astype(np.float64).reshape(-1) - m for x, m in zip((piece, b[where]), middle, strict=True)]
+            both += np.array([[x @ y for y in pair] for x in pair])
+        found = float(both[0, 1] / np.sqrt(both[0, 0] * both[1, 1]))
     return found if np.isfinite(found) else 0.0

@@ -237,7 +237,7 @@ def _shapes(inputs: Mapping[str, Array]) -> Any:
 
 def _values(inputs: Mapping[str, Array]) -> Any:
     """What a survey depends on besides: experts are anchors where a token chooses them."""
-    return tuple(hashlib.sha256(np.ascontiguousarray(array)).digest() for _, array in sorted(inputs.items()))
+    return tuple(hashlib.sha256(np.asarray(array).tobytes()).digest() for _, array in sorted(inputs.items()))
 
 
 def _line_of(error: BaseException) -> str:
