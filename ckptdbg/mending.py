@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdbg.compare.comparison import Comparison
+from ckptdbg.compare.noise import SUSPECT
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.apart import Apart
 from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, behind_setting
@@ -19,7 +20,7 @@ from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import Evidence, exchange_partners
 from ckptdbg.diagnose.suspects import site_name, suspects_of
-from ckptdbg.diagnose.trial import Bench
+from ckptdbg.diagnose.trial import Attempt, Bench
 from ckptdbg.result import Finding
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class Round:
         known = self.why.of(places) if places[0].port == "out" else self.why.known(places)
         if places[0].port == "out" or known is not None:
             return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
+        again = self._mended_already(places)
+        if again is not None:
+            return again
         self.session.progress(f"trying repairs for {len(places)} places")
         outcome = self._searched(self._bench, places)
         if outcome.mend is not None:
@@ -93,6 +97,16 @@ class Round:
             return self._first(behind(self.why, places), places) or outcome
         setting, causes = beside
         return self._first(behind_setting(self.why, setting), places) or replace(outcome, causes=causes)
+
+    def _mended_already(self, places: list[Place]) -> Outcome | None:
+        """What mends other places of this round mends these too: of layers that changed places the stream after one of
+        them differs, and agrees after both."""
+        for mend in self.mends:
+            after = max(self._bench.ratios([Attempt(place, mend.edits) for place in places]))
+            if after < SUSPECT:
+                before = max(place.ratio for place in places)
+                return Outcome(replace(mend, before=before, after=after), (), 1)
+        return None
 
     def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:
         return next((found for varied in variations if (found := self._beside(varied, places)) is not None), None)

@@ -11,6 +11,7 @@ import pytest
 from ckptdbg.diagnose.grammar import edits
 from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.relabel import Relabel
+from ckptdbg.diagnose.search import search
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping
 from ckptdbg.samples.build import build_sample
@@ -117,6 +118,22 @@ def test_two_faults_in_one_region_are_found_together(case, tmp_path):
 def test_they_are_not_found_where_they_are_not_tried_so(case, function, nothing, tmp_path, monkeypatch):
     monkeypatch.setattr(function, nothing)
     assert _mended_together(tmp_path, case) == [None]
+
+
+def test_what_mends_one_place_is_tried_at_the_next_before_anything_else(tmp_path, monkeypatch):
+    searched = []
+
+    def counted(bench, places, *rest):
+        searched.append(places)
+        return search(bench, places, *rest)
+
+    monkeypatch.setattr("ckptdbg.mending.search", counted)
+    session = open_session(build_sample(tmp_path, "llama_to_nnx", ("layers-in-pairs-swapped",)))
+    (finding,) = session.compare().findings
+    assert finding.repair is not None
+    assert finding.repair.verified
+    assert any("also at decoder/layers_1/self_attention/query/kernel in" in line for line in finding.evidence)
+    assert len(searched) == 1
 
 
 def test_a_second_seed_may_choose_experts_that_the_first_did_not(tmp_path):
