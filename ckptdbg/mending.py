@@ -38,6 +38,8 @@ class Round:
         self.mends: list[Mend] = []
         self.settings: dict[str, Any] = {}
         """Of the source: what it was set to where an edit mends a place beside a definition."""
+        self.read: set[str] = set()
+        """Sites at which the two models use other rows of a table, which can be moved."""
         self.groups: dict[str, set[str]] = {}
         """By the site of a finding, the sites of all its places."""
         self._replay = source_replay(session, self.comparison)
@@ -77,7 +79,10 @@ class Round:
 
     def _at(self, places: list[Place]) -> Outcome | None:
         """What explains these places together; None where no edit can."""
+        before = len(self.why.moved)
         known = self.why.of(places) if places[0].port == "out" else self.why.known(places)
+        if len(self.why.moved) > before:
+            self.read.add(site_name(self.comparison, places[0]))
         if places[0].port == "out" or known is not None:
             return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
         again = self._mended_already(places)

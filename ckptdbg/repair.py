@@ -67,8 +67,8 @@ class _State:
     """Of the source, without which the repairs that were found would not be seen."""
     undone: set[str] = field(default_factory=set)
     """Patched target tensors that are right: their rows are moved to where the target looks for them."""
-    read: set[tuple] = field(default_factory=set)
-    """Keys of what differs by definition where rows were moved: a later round says what else is wrong there."""
+    read: set[str] = field(default_factory=set)
+    """Sites at which rows were moved: a later round says what else is wrong there."""
     groups: dict[str, set[str]] = field(default_factory=dict)
     """By the site of a finding, the sites of all its places."""
     seen: set[str] = field(default_factory=set)
@@ -81,14 +81,14 @@ def diagnose(session: Session) -> Diagnosis:
     findings: dict[tuple, Finding] = {}
     current = session
     for _ in range(_MOST_ROUNDS):
+        earlier = set(state.read)
         with source_set(session, state.settings):
             found, mended = _round(current, state)
         for finding in found:
-            key = (*_key(finding), "later") if _key(finding) in state.read else _key(finding)
+            key = (*_key(finding), "later") if finding.site in earlier else _key(finding)
             known = findings.get(key)
             if known is None or known.repair is None:
                 findings[key] = finding
-        state.read |= {_key(f) for f in found if f.kind == "definition"} if state.undone else set()
         if not mended:
             break
         current = session.repaired(state.mapping, state.patches, source_anew=bool(state.settings))
@@ -130,6 +130,7 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
         state.groups.setdefault(site, set()).update(sites)
     wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in state.patches]
     state.patches |= {t: session.made[t] for t in wrong}
+    state.read |= this.read
     for tensor, rows in this.why.moved.items():
         state.patches[tensor] = rows.undone(np.asarray(session.target.read(tensor)))
         state.undone.add(tensor)

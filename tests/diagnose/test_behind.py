@@ -92,3 +92,9 @@ def test_two_definitions_in_one_region_are_told_where_one_is_an_order(seen, tmp_
     assert finding.kind == "definition"
     assert ("applied at another point than in the source" in finding.explanation) is seen
     assert ("The causal mask differs: True in the source, False in the target" in finding.explanation) is seen
+
+
+def test_what_was_said_before_rows_were_moved_is_not_said_again(tmp_path):
+    _, result = _compared(tmp_path, "bert_to_jax", ("position-offset", "causal-mask"))
+    assert [f.kind for f in result.findings] == ["definition", "definition"]
+    assert len({f.site for f in result.findings}) == 2
