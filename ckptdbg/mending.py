@@ -106,11 +106,13 @@ class Round:
     def _mended_already(self, places: list[Place]) -> Outcome | None:
         """What mends other places of this round mends these too: of layers that changed places the stream after one of
         them differs, and agrees after both."""
+        if not self.mends or self._bench.quiet(places):
+            return None
         for mend in self.mends:
             after = max(self._bench.ratios([Attempt(place, mend.edits) for place in places]))
-            if after < SUSPECT:
+            if after < SUSPECT and not self._bench.breaks(mend.edits, places):
                 before = max(place.ratio for place in places)
-                return Outcome(replace(mend, before=before, after=after), (), 1)
+                return Outcome(replace(mend, before=before, after=after, also=()), (), 1)
         return None
 
     def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:

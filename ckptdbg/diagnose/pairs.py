@@ -27,7 +27,8 @@ def led(singles: Mapping[str, list[tuple[Edit, ...]]], left: Mapping[int, float]
     single = [c for found in singles.values() for c in found if left.get(id(c), 1.0) < _LITTLE]
     first = sorted(single, key=lambda c: left[id(c)])[:_MOST_LEADING]
     found = [(*a, *b) for a in first for name, others in singles.items() if name != a[0].entry for b in others]
-    return sorted(found, key=lambda pair: sum(e.cost for e in pair))
+    once = {frozenset(map(id, pair)): pair for pair in found}
+    return sorted(once.values(), key=lambda pair: sum(e.cost for e in pair))
 
 
 def beside_exchanges(

@@ -205,7 +205,7 @@ def _mending(
         ratios = bench.ratios(attempts)
         survivors += [c for c, r in zip(batch, ratios, strict=True) if r < SUSPECT]
         if left is not None:
-            left.update((id(c), r / w) for c, r, w in zip(batch, ratios, whole, strict=False))
+            left.update((id(c), r / w if w else 1.0) for c, r, w in zip(batch, ratios, whole, strict=False))
     before = max(p.ratio for p in places)
     mends = []
     for candidate in survivors:

@@ -19,7 +19,7 @@ from ckptdbg.diagnose.definitions.readings import Rows, read_off
 from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
 from ckptdbg.diagnose.definitions.trials import Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
-from ckptdbg.diagnose.regions import Place
+from ckptdbg.diagnose.regions import OUTPUT, Place
 
 _MOST_LISTED = 5
 _FITS = "fits the evidence: "
@@ -114,7 +114,7 @@ class Definitions:
         """A setting with which the source agrees once the scales in the region are alike in all elements on both sides,
         and what follows where no edit of the mapping mends the place with it set: the scales are applied at another
         point too."""
-        if not isinstance(self.replay, Replay) or places[0].port == "out":
+        if not isinstance(self.replay, Replay) or places[0].port != "in" or places[0].consumers[0] == OUTPUT:
             return None
         level = without_scales(self.comparison, self.replay, places)
         if level is None:
@@ -125,7 +125,9 @@ class Definitions:
             return None
         found, names = there._proved(proof, places), " and ".join(level.entries)
         assert found.proved is not None
-        scales = f"The scales of {names} are applied at another point than in the source."
+        scales = (
+            f"The scales of {names} are applied at another point than in the source, or in an order that was not tried."
+        )
         sentence = f"{scales} With all elements of these scales alike on both sides more is seen. {found.proved}"
         return proof.candidate, replace(found, proved=sentence)
 

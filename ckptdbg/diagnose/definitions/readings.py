@@ -58,7 +58,7 @@ def read_off(comparison: Comparison, places: Sequence[Place], undone: Collection
         if ours.opaque is None and ours.tensors and theirs:
             shift = _shifted(theirs[0], ours)
             if shift is not None:
-                rows = dict.fromkeys(tensors, shift) if len(tensors) == 1 else {}
+                rows = dict.fromkeys(tensors, shift) if _row_by_row(comparison, m, shift) else {}
                 yield Reading(POSITIONS, _rows_sentence(comparison, m, shift), rows)
     for place in places:
         if place.port == "out":
@@ -71,6 +71,20 @@ def read_off(comparison: Comparison, places: Sequence[Place], undone: Collection
                 f"the target chooses {ours.chosen} of {ours.options} where the source chooses {theirs.chosen}",
             )
             return
+
+
+def _row_by_row(comparison: Comparison, meeting: int, rows: Rows) -> bool:
+    """Whether the rows that the target uses are counted alike in its own table and in the source's, so that they can be
+    moved there."""
+    target = comparison.target
+    own, mapped, tensors = target.own_met[meeting], target.meetings[meeting], target.met_labels[meeting].tensors
+    if len(tensors) != 1 or own.opaque is not None or own.scale.role != "constant" or not np.all(own.scale.values == 1):
+        return False
+    shape = target.specs[tensors[0]].shape
+    axes = slice(1, 1 + len(shape))  # what is beyond belongs to tensors with more axes
+    counted = list(zip(own.coordinates[axes], mapped.coordinates[axes], strict=False))
+    alike = len(counted) == len(shape) and all(np.array_equal(a.values, b.values) for a, b in counted)
+    return alike and max(*rows.source, *rows.target) < shape[rows.axis]
 
 
 def _shifted(theirs: Layout, ours: Layout) -> Rows | None:

@@ -55,7 +55,8 @@ def explain(values: Array, sources: Rounded, name: str, numbers: dict[str, float
     if found is not None:
         return found
     single = [i for i, shape in enumerate(originals.shapes) if len(shape) == 1]
-    if 2 * sum(originals.sizes[i] for i in single) < values.size:
+    alive = sum(int(np.count_nonzero(piece != 0)) for _, piece in pieces(values))
+    if 2 * sum(originals.sizes[i] for i in single) < alive:
         return None
     parts = match_elements(hashes, single, sources.hashes, likeness)
     return None if parts is None else Found(parts)

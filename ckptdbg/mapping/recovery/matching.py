@@ -59,8 +59,8 @@ def match(target: Hashed, sources: Callable[[int], Hashed], lines: Lines, prefer
         ordinal[mine] = np.where(position >= 0, tensor, -1)
         for slab in slabs(len(mine), rows.shape[1]):
             index[mine[slab]] = np.where(position >= 0, source.at(line[slab], position), -1)
-    shape, first = target.shape, int(ordinal.min(initial=0))
-    one = first >= 0 and first == int(ordinal.max(initial=0))
+    shape, first = target.shape, int(ordinal.flat[0]) if ordinal.size else -1
+    one = first >= 0 and first == int(ordinal.min()) == int(ordinal.max())
     all_of = np.broadcast_to(np.int32(first), shape) if one else from_lines(ordinal, shape, kept)
     return Map(all_of, from_lines(index, shape, kept))
 

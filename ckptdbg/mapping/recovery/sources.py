@@ -46,9 +46,9 @@ def moments_of(array: Array) -> Moments:
     first, total, square, most, alike = array.flat[0], 0.0, 0.0, 0.0, True
     for _, piece in pieces(array):
         wide = piece.astype(np.float64)
-        total, square = total + float(wide.sum()), square + float(np.square(wide).sum())
-        if not np.isfinite(square):
+        if not np.isfinite(wide).all():
             return Moments(False, 0.0, 0.0, 0.0, 0.0, False)
+        total, square = total + float(wide.sum()), square + float(np.square(wide).sum())
         most, alike = max(most, float(np.abs(wide).max())), alike and bool((piece == first).all())
     mean = total / array.size
     around = sum(float(np.square(piece.astype(np.float64) - mean).sum()) for _, piece in pieces(array))

@@ -118,9 +118,13 @@ class TorchSide:
             if promoted:
                 stack.enter_context(default_float64())
             stack.enter_context(self._parameters.swapped(self._parameters.replacement(values or {}, promoted)))
+            attributes = [(child, dict(vars(child))) for child in self._module.modules()] if until is not None else []
             try:
                 output = self._forward(inputs, walk, promoted)
             except Enough:
+                for child, before in attributes:  # what the model would have cleared at its end
+                    vars(child).clear()
+                    vars(child).update(before)
                 return walk.beginning()
         return walk.trace(output, tuple(output.shape))
 
