@@ -12,9 +12,10 @@ from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.noise import SUSPECT
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.apart import Apart
-from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, behind_setting
+from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, behind_settings
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
+from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.findings import Solved, find
 from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.search import Mend, Outcome, search
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
 class Round:
     """What one comparison leads to: ``findings``, and once they were made ``mends``."""
 
-    def __init__(self, session: Session, undone: Collection[str] = ()) -> None:
-        """``undone`` are target tensors whose rows were moved to where the target looks for them."""
+    def __init__(self, session: Session, moved: Mapping[str, Rows]) -> None:
+        """``moved`` are rows of target tensors that lie where the target looks for them: no longer a difference."""
         self.session, self.comparison = session, session.comparison
-        self.evidence = _apart_from(session.evidence, undone)
-        self.why = definitions(session, self.comparison, undone)
+        self.evidence = _apart_from(session.evidence, moved)
+        self.why = definitions(session, self.comparison, moved)
         self.mends: list[Mend] = []
         self.settings: dict[str, Any] = {}
         """Of the source: what it was set to where an edit mends a place beside a definition."""
@@ -43,7 +44,8 @@ class Round:
         self.groups: dict[str, set[str]] = {}
         """By the site of a finding, the sites of all its places."""
         self._replay = source_replay(session, self.comparison)
-        self._bench = Bench(self.comparison, session.mapping, session.progress)
+        self._moved = moved
+        self._bench = self._bench_of(self.comparison)
 
     def findings(self) -> list[Finding]:
         """All that is found, repairs looked for."""
@@ -101,7 +103,13 @@ class Round:
         if beside is None:
             return self._first(behind(self.why, places), places) or outcome
         setting, causes = beside
-        return self._first(behind_setting(self.why, setting), places) or replace(outcome, causes=causes)
+        for varied in behind_settings(self.why, [setting]):
+            found = self._beside(varied, places)
+            if found.mend is not None:
+                return found
+            if found.complete:
+                return replace(outcome, causes=causes)
+        return outcome
 
     def _mended_already(self, places: list[Place]) -> Outcome | None:
         """What mends other places of this round mends these too: of layers that changed places the stream after one of
@@ -116,18 +124,23 @@ class Round:
         return None
 
     def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:
-        return next((found for varied in variations if (found := self._beside(varied, places)) is not None), None)
+        """The first of them in which the places are mended."""
+        found = (self._beside(varied, places) for varied in variations)
+        return next((outcome for outcome in found if outcome.mend is not None), None)
 
-    def _beside(self, varied: Varied, places: list[Place]) -> Outcome | None:
+    def _beside(self, varied: Varied, places: list[Place]) -> Outcome:
         """What mends these places where a definition that differs there does not show."""
-        bench = Bench(varied.comparison, self.session.mapping, self.session.progress)
+        bench = self._bench_of(varied.comparison)
         with source_set(self.session, varied.settings):
             outcome = self._searched(bench, places)
         if outcome.mend is None:
-            return None
+            return outcome
         self.mends.append(outcome.mend)
         self.settings.update(varied.settings)
         return replace(outcome, causes=Causes(evidence=(varied.words,)))
+
+    def _bench_of(self, comparison: Comparison) -> Bench:
+        return Bench(comparison, self.session.mapping, self.session.progress, self._moved)
 
     def _searched(self, bench: Bench, places: list[Place]) -> Outcome:
         session, comparison = self.session, self.comparison

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.findings import find, template
 from ckptdbg.diagnose.regions import find_places
 from ckptdbg.diagnose.suspects import site_name
@@ -25,6 +26,7 @@ from ckptdbg.report.files import write_new
 from ckptdbg.result import Finding, Repair
 
 if TYPE_CHECKING:
+    from ckptdbg.models.loaders.loaded import Loaded
     from ckptdbg.session import Session
 
 Array = NDArray[Any]
@@ -65,14 +67,19 @@ class _State:
     """Entries whose targets are to be made again."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Of the source, without which the repairs that were found would not be seen."""
-    undone: set[str] = field(default_factory=set)
-    """Patched target tensors that are right: their rows are moved to where the target looks for them."""
+    moved: dict[str, Rows] = field(default_factory=dict)
+    """By target tensor, rows that are moved to where the target looks for them; its values may be right."""
     read: set[str] = field(default_factory=set)
     """Sites at which rows were moved: a later round says what else is wrong there."""
     groups: dict[str, set[str]] = field(default_factory=dict)
     """By the site of a finding, the sites of all its places."""
     seen: set[str] = field(default_factory=set)
     """Sites of all places that diverged in any round."""
+
+    def tensors(self, target: Loaded) -> dict[str, Array]:
+        """What stands in for the target's own tensors, rows moved last of all."""
+        moved = {t: r.undone(self.patches[t] if t in self.patches else target.read(t)) for t, r in self.moved.items()}
+        return self.patches | moved
 
 
 def diagnose(session: Session) -> Diagnosis:
@@ -91,7 +98,7 @@ def diagnose(session: Session) -> Diagnosis:
                 findings[key] = finding
         if not mended:
             break
-        current = session.repaired(state.mapping, state.patches, source_anew=bool(state.settings))
+        current = session.repaired(state.mapping, state.tensors(session.target), source_anew=bool(state.settings))
     repaired = any(finding.repair is not None for finding in findings.values())
     possible = session.stored is None and repaired and current is not session and _can_draw_again(session)
     with source_set(session, state.settings):
@@ -124,16 +131,15 @@ def _key(finding: Finding) -> tuple:
 def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     state.seen |= _divergent(session)
-    this = Round(session, state.undone)
+    this = Round(session, state.moved)
     findings = this.findings()
     for site, sites in this.groups.items():
         state.groups.setdefault(site, set()).update(sites)
-    wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in state.patches]
+    replaced = {*state.patches, *state.moved}
+    wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in replaced]
     state.patches |= {t: session.made[t] for t in wrong}
     state.read |= this.read
-    for tensor, rows in this.why.moved.items():
-        state.patches[tensor] = rows.undone(np.asarray(session.target.read(tensor)))
-        state.undone.add(tensor)
+    state.moved |= this.why.moved
     for edit in (e for m in this.mends for e in m.edits):
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
@@ -146,8 +152,8 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
 def _behind_settings(session: Session, state: _State) -> list[Finding]:
     """What the models define differently, found with the source as it is and all repairs made; nothing that is mended
     here was proved."""
-    mended = session.repaired(state.mapping, state.patches)
-    apart = replace(state, patches=dict(state.patches), edited=set(state.edited), settings={})
+    mended = session.repaired(state.mapping, state.tensors(session.target))
+    apart = replace(state, patches={**state.patches}, edited={*state.edited}, moved={**state.moved}, settings={})
     return [finding for finding in _round(mended, apart)[0] if finding.repair is None]
 
 

@@ -18,6 +18,7 @@ from ckptdbg.compare.carry import Carried, carry
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.features import FeatureMap, count_uses, index_source, pair
 from ckptdbg.compare.noise import SUSPECT, Measure, measure, unit_roundoff
+from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.edit import Edit
 from ckptdbg.diagnose.regions import OUTPUT, Place, sound_places
 from ckptdbg.diagnose.relabel import Relabel
@@ -42,10 +43,15 @@ class Bench:
     """Where attempts are tried: many in one run, as long as their places share no anchor."""
 
     def __init__(
-        self, comparison: Comparison, mapping: BoundMapping, progress: Callable[[str], None] = lambda _: None
+        self,
+        comparison: Comparison,
+        mapping: BoundMapping,
+        progress: Callable[[str], None] = lambda _: None,
+        moved: Mapping[str, Rows] | None = None,
     ) -> None:
-        """``progress`` is told of every run; what it raises ends the search."""
-        self.comparison, self.mapping, self.progress = comparison, mapping, progress
+        """``progress`` is told of every run; what it raises ends the search. ``moved`` are rows of target tensors that
+        lie where the target looks for them, however the tensor is made."""
+        self.comparison, self.mapping, self.progress, self._moved = comparison, mapping, progress, moved or {}
         self.relabel = Relabel(comparison.target, mapping, comparison.source.view.specs)
         self.entries: dict[str, list[BoundEntry]] = {}
         for entry in mapping.entries:
@@ -181,10 +187,11 @@ class Bench:
         met = {t for label in target.met_labels for t in label.tensors}
         entries = {t: e for each in changed for t, e in each.items() if t in met}
         read = self.comparison.rerun.tensors.read_source
-        return {
+        made = {
             t: e.apply([np.asarray(read(s), np.float64) for s in e.sources], cast=False)[e.targets.index(t)]
             for t, e in entries.items()
         }
+        return made | {t: rows.undone(made[t]) for t, rows in self._moved.items() if t in made}
 
     def _ratio(self, place: Place, changed: Mapping[str, BoundEntry], trace: Trace) -> float:
         """Worst promoted ratio over the place's consumers."""

@@ -36,7 +36,7 @@ def behind(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
         return
     named = why.named_candidates(places)
     for chosen in islice(product(*named), _MOST_READINGS) if named else ():
-        yield from _set(why, chosen)
+        yield from behind_settings(why, chosen)
     level = without_scales(why.comparison, why.replay, places)
     if level is not None:
         said = f"it mends the place where all elements of {' and '.join(level.entries)} are alike on both sides"
@@ -47,15 +47,11 @@ def behind_proved(why: Definitions) -> Iterator[Varied]:
     """With a source that is set as was proved at other places, each setting by itself."""
     if isinstance(why.replay, Replay):
         for chosen in why.established:
-            yield from behind_setting(why, chosen)
+            yield from behind_settings(why, [chosen])
 
 
-def behind_setting(why: Definitions, chosen: Candidate) -> Iterator[Varied]:
-    """With a source that is set so."""
-    yield from _set(why, [chosen])
-
-
-def _set(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:
+def behind_settings(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:
+    """With a source that is set so; nothing where it cannot be run so."""
     runs = why.runs_with(joined(chosen))
     if runs is not None:
         source = why.comparison.source

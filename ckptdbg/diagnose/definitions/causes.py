@@ -174,8 +174,6 @@ class Definitions:
         for reading in read_off(self.comparison, _with_merged(places), self.undone):
             self.moved |= reading.rows
             rest = "What else may be wrong here shows when this is mended."
-            if reading.rows:
-                rest = "What else is wrong here was looked for with these rows moved to where the target reads them."
             sentence = f"{_capital(reading.meaning.name)} differs: {reading.sentence}. {rest}"
             return Causes(sentence, reading.meaning, self._named(reading.meaning))
         return None

@@ -58,8 +58,9 @@ def read_off(comparison: Comparison, places: Sequence[Place], undone: Collection
         if ours.opaque is None and ours.tensors and theirs:
             shift = _shifted(theirs[0], ours)
             if shift is not None:
-                rows = dict.fromkeys(tensors, shift) if _row_by_row(comparison, m, shift) else {}
-                yield Reading(POSITIONS, _rows_sentence(comparison, m, shift), rows)
+                alike = _row_by_row(comparison, m, shift)
+                sentence = _rows_sentence(comparison, m, shift, alike)
+                yield Reading(POSITIONS, sentence, dict.fromkeys(tensors, shift) if alike else {})
     for place in places:
         if place.port == "out":
             yield from _moved_lookup(comparison, place)
@@ -98,10 +99,13 @@ def _shifted(theirs: Layout, ours: Layout) -> Rows | None:
     return None
 
 
-def _rows_sentence(comparison: Comparison, meeting: int, rows: Rows) -> str:
+def _rows_sentence(comparison: Comparison, meeting: int, rows: Rows, alike: bool) -> str:
+    """Rows are the source's: of the target's own table they are called so only where it counts ``alike``."""
     name, (first, last) = " + ".join(comparison.target.met_labels[meeting].tensors), rows.target
-    there = f"{rows.source[0]} to {rows.source[1]}"
-    return f"the target uses rows {first} to {last} of {name} where the source uses {there}"
+    there = f"where the source uses {rows.source[0]} to {rows.source[1]}"
+    if alike:
+        return f"the target uses rows {first} to {last} of {name} {there}"
+    return f"of {name} the target uses what rows {first} to {last} of the source's table became, {there}"
 
 
 def _moved_lookup(comparison: Comparison, place: Place) -> Iterator[Reading]:

@@ -57,7 +57,7 @@ class Execution(Walk):
 
     def contract(self, name: str, func: Any, args: Any, kwargs: Any, contraction: Contraction) -> tuple[Any, Tag]:
         anchors = self._anchors(contraction)
-        if self._until is not None and all(anchor is not None and anchor.index > self._until for anchor in anchors):
+        if self._until is not None and self._behind(self._until, anchors):
             raise Enough
         plants = [_NOTHING if anchor is None else self._plants.get(anchor.index, _NOTHING) for anchor in anchors]
         inputs = self._inputs(contraction)
@@ -127,6 +127,12 @@ class Execution(Walk):
             self._records.get(anchor.index) or _not_reached(anchor, nothing) for anchor in self._graph.anchors
         )
         return Trace(records, to_numpy(nothing[:, None]), (), (), tuple(self._choices), self._nonfinite)
+
+    def _behind(self, last: int, anchors: Sequence[Anchor | None]) -> bool:
+        """Whether these anchors come after the last that is looked at, and all up to it are recorded: a setting may
+        change the order in which they are reached."""
+        later = all(anchor is not None and anchor.index > last for anchor in anchors)
+        return later and all(index in self._records for index in range(last + 1))
 
     def _anchors(self, contraction: Contraction) -> list[Anchor | None]:
         """The anchors of this call, one per group; None where the surveyed forward pass had no such use."""
