@@ -21,12 +21,14 @@ def layouts_last(candidate: tuple[Edit, ...]) -> tuple[bool, int]:
     return not families & set(VALUES), sum(e.cost for e in candidate)
 
 
-def led(singles: Mapping[str, list[tuple[Edit, ...]]], left: Mapping[int, float]) -> list[tuple[Edit, ...]]:
-    """The edits that alone leave least of the difference, each with every edit of another entry: of a wrong order and
-    a wrong scale, the order alone mends most."""
-    single = [c for found in singles.values() for c in found if left.get(id(c), 1.0) < _LITTLE]
-    first = sorted(single, key=lambda c: left[id(c)])[:_MOST_LEADING]
-    found = [(*a, *b) for a in first for name, others in singles.items() if name != a[0].entry for b in others]
+def led(
+    singles: Mapping[str, list[tuple[Edit, ...]]], exchanged: Sequence[tuple[Edit, ...]], left: Mapping[int, float]
+) -> list[tuple[Edit, ...]]:
+    """The edits and exchanges that alone leave least of the difference, each with every edit of another entry: of a
+    wrong order and a wrong scale, the order alone mends most."""
+    alone = [c for found in (*singles.values(), exchanged) for c in found if left.get(id(c), 1.0) < _LITTLE]
+    first = sorted(alone, key=lambda c: left[id(c)])[:_MOST_LEADING]
+    found = _beside(first, singles)
     once = {frozenset(map(id, pair)): pair for pair in found}
     return sorted(once.values(), key=lambda pair: sum(e.cost for e in pair))
 
@@ -35,14 +37,16 @@ def beside_exchanges(
     exchanged: Sequence[tuple[Edit, ...]], singles: Mapping[str, list[tuple[Edit, ...]]]
 ) -> list[tuple[Edit, ...]]:
     """Two entries exchanged and another edited."""
-    found = [
-        (*pair, *c)
-        for pair in exchanged
-        for name, others in singles.items()
-        if name not in {e.entry for e in pair}
-        for c in others
+    return sorted(_beside(exchanged, singles), key=lambda candidate: sum(e.cost for e in candidate))
+
+
+def _beside(
+    first: Sequence[tuple[Edit, ...]], singles: Mapping[str, list[tuple[Edit, ...]]]
+) -> list[tuple[Edit, ...]]:
+    """Each of the first with every edit of an entry that it leaves as it is."""
+    return [
+        (*a, *b) for a in first for name, found in singles.items() if name not in {e.entry for e in a} for b in found
     ]
-    return sorted(found, key=lambda candidate: sum(e.cost for e in candidate))
 
 
 def of_one_family(singles: Sequence[list[tuple[Edit, ...]]]) -> Iterator[tuple[Edit, ...]]:

@@ -94,14 +94,15 @@ def search(
         singles[s.entry.name] = _distinct(bench, places[0], found)
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
+    exchanged = exchanges([*full, *partners], mapping)
     left: dict[int, float] = {}
     moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in suspects]
 
     def rounds() -> Iterator[Sequence[tuple[Edit, ...]]]:
         """From the least change on; what comes later is put together only if it is needed."""
-        yield [*exchanges([*full, *partners], mapping), *(c for found in singles.values() for c in found)]
+        yield [*exchanged, *(c for found in singles.values() for c in found)]
         yield _pairs_apart(bench, places, singles, apart)
-        yield pairs.led(singles, left)
+        yield pairs.led(singles, exchanged, left)
         yield pairs.beside_exchanges(exchanges(full, mapping), singles)[:_MOST_MIXED]
         yield list(islice(pairs.of_one_family(moving), _MOST_PAIRS))
         both = (c for e in full for c in pairs.twice(e, singles[e.name], mapping, sizes))
