@@ -62,7 +62,7 @@ class Round:
             return [whole]
         # most layers first: what is proved of them is known where one of them has another fault besides
         each = [
-            self._named(part, self._first(behind_proved(self.why), part) or self._at(part))
+            self._named(part, self._first(behind_proved(self.why, part), part) or self._at(part))
             for part in sorted(parts, key=len, reverse=True)
         ]
         return sorted(each, key=lambda s: s[0][0].consumers) if any(_settled(o) for _, o in each) else [whole]

@@ -25,19 +25,22 @@ from ckptdbg.models.records import Trace
 Array = NDArray[Any]
 
 
-def agree_when_uniform(comparison: Comparison, replay: Replay, place: Place) -> tuple[list[str], float] | None:
-    """The entries of the scales in a region, and the ratio that is left with each of them uniform on both sides; None
-    where that is no less than a difference, or cannot be tried."""
-    if place.port != "in" or place.consumers[0] == OUTPUT:
+def agree_when_uniform(
+    comparison: Comparison, replay: Replay, places: Sequence[Place]
+) -> tuple[list[str], float] | None:
+    """The entries of the scales in these regions, and the worst ratio that is left with each of them uniform on both
+    sides; None where that is no less than a difference, or cannot be tried."""
+    if places[0].port != "in" or places[0].consumers[0] == OUTPUT:
         return None
-    alike = _alike(comparison, replay, [place])
+    alike = _alike(comparison, replay, places)
     if alike is None:
         return None
     try:
+        theirs = replay.promoted(alike.source)
         ours = comparison.rerun.promoted(comparison.plants, alike.target)
-        ratio = ratio_left(comparison, place, replay.promoted(alike.source), ours)
     except CkptdbgError:
         return None
+    ratio = max(ratio_left(comparison, place, theirs, ours) for place in places)
     return (alike.entries, ratio) if ratio < SUSPECT else None
 
 

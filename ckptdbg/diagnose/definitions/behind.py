@@ -37,17 +37,25 @@ def behind(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
     named = why.named_candidates(places)
     for chosen in islice(product(*named), _MOST_READINGS) if named else ():
         yield from behind_settings(why, chosen)
-    level = without_scales(why.comparison, why.replay, places)
+    yield from _without_scales(why, why.replay, places)
+
+
+def behind_proved(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
+    """As was proved at other places: with a source that is set so, each setting by itself; where scales are applied at
+    another point there, with those here alike in all elements on both sides."""
+    if not isinstance(why.replay, Replay):
+        return
+    for chosen in why.established:
+        yield from behind_settings(why, [chosen])
+    if why.order_differs:
+        yield from _without_scales(why, why.replay, places)
+
+
+def _without_scales(why: Definitions, replay: Replay, places: Sequence[Place]) -> Iterator[Varied]:
+    level = without_scales(why.comparison, replay, places)
     if level is not None:
         said = f"it mends the place where all elements of {' and '.join(level.entries)} are alike on both sides"
         yield Varied(said, level.comparison)
-
-
-def behind_proved(why: Definitions) -> Iterator[Varied]:
-    """With a source that is set as was proved at other places, each setting by itself."""
-    if isinstance(why.replay, Replay):
-        for chosen in why.established:
-            yield from behind_settings(why, [chosen])
 
 
 def behind_settings(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:

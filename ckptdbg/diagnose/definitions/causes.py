@@ -61,6 +61,8 @@ class Definitions:
     """By target tensor, the rows in which the two models were seen to differ, at whatever places."""
     established: list[Candidate] = field(default_factory=list)
     """Settings that were proved to differ, at whatever places."""
+    order_differs: bool = False
+    """Whether scales were seen to be applied at another point, at whatever places."""
     _trials: Trials | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Definitions:
         if self.named(places) is not None:
             return True
         return isinstance(self.replay, Replay) and (
-            agree_when_uniform(self.comparison, self.replay, places[0]) is not None
+            agree_when_uniform(self.comparison, self.replay, places) is not None
             or normalised_on_one_side(self.comparison, self.replay, places[0]) is not None
         )
 
@@ -101,8 +103,9 @@ class Definitions:
         if read is not None:
             return read
         if isinstance(self.replay, Replay):  # two runs, where settings take dozens
-            uniform = agree_when_uniform(self.comparison, self.replay, places[0])
+            uniform = agree_when_uniform(self.comparison, self.replay, places)
             if uniform is not None:
+                self.order_differs = True
                 return self._applied_elsewhere(*uniform)
         proof = self.proof(places)
         if proof is not None:
