@@ -6,7 +6,7 @@ for it, and the largest KL is taken over all tokens of the probe.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.compare.logits import compare_logits, decoder, greedy
-from ckptdbg.models.records import Side, Trace
+from ckptdbg.models.records import Plant, Side, Trace
 from ckptdbg.samples.fault import Planted
 from ckptdbg.session import Session
 
@@ -116,10 +116,10 @@ class Judges:
 
     def _last(self, side: Side) -> Array:
         """Logits of the last tokens, ``[prompts, 1, vocabulary]``."""
-        return _shaped(side.run(_tokens(side, self.prompts)))[:, -1:]
+        return _logits(side, self.prompts)[:, -1:]
 
     def _continued(self, side: Side) -> Array:
-        return greedy(decoder(side, _tokens(side, self.begun), STEPS), self.begun, STEPS)
+        return greedy(decoder(side, {"input_ids": self.begun}, STEPS), self.begun, STEPS)
 
     def _next(self, target: Side) -> Array:
         """What the target adds at every step to what the source has by then, ``[prompts, steps]``: all that it would
@@ -128,13 +128,14 @@ class Judges:
         ids = np.zeros((STEPS, DECODED, PROMPT + STEPS), np.int64)
         ids[:, :, :PROMPT] = self.begun
         ids[:, :, PROMPT:] = np.where(steps < steps[:, None, None], self._decoded, 0)
-        flat = ids.reshape(-1, PROMPT + STEPS)
-        logits = decoder(target, _tokens(target, flat), 0)(flat).reshape(*ids.shape, -1)
+        logits = _logits(target, ids.reshape(-1, PROMPT + STEPS)).reshape(*ids.shape, -1)
         return logits[steps, :, PROMPT - 1 + steps].argmax(-1).T
 
 
-def _tokens(side: Side, ids: Array) -> Mapping[str, Array]:
-    return {"input_ids": ids}
+def _logits(side: Side, ids: Array) -> Array:
+    """``[batch, length, vocabulary]``. A run in which something may be planted goes step by step on JAX: compiled as
+    one, the program would take many times as long to compile as to run, for every fault of the model's code anew."""
+    return _shaped(side.run({"input_ids": ids}, plants={0: Plant()}))
 
 
 def _shaped(trace: Trace) -> Array:

@@ -16,8 +16,8 @@ from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, b
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.definitions.readings import Rows
-from ckptdbg.diagnose.findings import Solved, find
-from ckptdbg.diagnose.regions import Place
+from ckptdbg.diagnose.findings import Solved, find, template
+from ckptdbg.diagnose.regions import Place, merged
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import Evidence, exchange_partners
 from ckptdbg.diagnose.suspects import site_name, suspects_of
@@ -56,7 +56,7 @@ class Round:
         one layer of a template that differs in every layer."""
         whole = self._named(places, self._at(places))
         if _settled(whole[1]):
-            return [whole]
+            return self._with_the_rest(*whole)
         parts = self._by_suspects(places)
         if len(parts) < 2:
             return [whole]
@@ -66,6 +66,22 @@ class Round:
             for part in sorted(parts, key=len, reverse=True)
         ]
         return sorted(each, key=lambda s: s[0][0].consumers) if any(_settled(o) for _, o in each) else [whole]
+
+    def _with_the_rest(self, places: list[Place], outcome: Outcome | None) -> list[Solved]:
+        """What explains these places, and what explains later ones on their streams that it leaves unexplained."""
+        beyond = () if outcome is None else outcome.causes.beyond
+        if not beyond:
+            return [(places, outcome)]
+        explained = [replace(p, merged=tuple(q for q in p.merged if q not in beyond)) for p in places]
+        groups: dict[tuple, list[Place]] = defaultdict(list)
+        for place in merged(self.comparison, beyond):
+            groups[template(self.comparison, place)].append(place)
+        rest = [
+            [self._named(group, found)] if found is not None else self._solve(group)
+            for group in groups.values()
+            for found in [self._first(behind_proved(self.why, group), group)]
+        ]
+        return [(explained, outcome), *(solved for each in rest for solved in each)]
 
     def _named(self, places: list[Place], outcome: Outcome | None) -> Solved:
         sites = {site_name(self.comparison, p) for p in places}

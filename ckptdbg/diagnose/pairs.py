@@ -40,9 +40,7 @@ def beside_exchanges(
     return sorted(_beside(exchanged, singles), key=lambda candidate: sum(e.cost for e in candidate))
 
 
-def _beside(
-    first: Sequence[tuple[Edit, ...]], singles: Mapping[str, list[tuple[Edit, ...]]]
-) -> list[tuple[Edit, ...]]:
+def _beside(first: Sequence[tuple[Edit, ...]], singles: Mapping[str, list[tuple[Edit, ...]]]) -> list[tuple[Edit, ...]]:
     """Each of the first with every edit of an entry that it leaves as it is."""
     return [
         (*a, *b) for a in first for name, found in singles.items() if name not in {e.entry for e in a} for b in found

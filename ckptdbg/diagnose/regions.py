@@ -37,7 +37,7 @@ def find_places(comparison: Comparison) -> list[Place]:
     regions = _regions(comparison, [s for s in sites if s.port == "in"])
     if comparison.output.isolated.divergent:
         regions.append(_output_place(comparison))
-    regions = _report_feeder_once(comparison, regions)
+    regions = merged(comparison, regions)
     end = len(comparison.target.graph.anchors)
     return sorted(
         [*outs, *regions], key=lambda p: (p.consumers[0] if p.consumers[0] != OUTPUT else end, p.port == "out")
@@ -100,7 +100,7 @@ def _regions(comparison: Comparison, sites: Sequence[SiteMeasure]) -> list[Place
     return list(found.values())
 
 
-def _report_feeder_once(comparison: Comparison, regions: list[Place]) -> list[Place]:
+def merged(comparison: Comparison, regions: Sequence[Place]) -> list[Place]:
     """Merge into a place the later ones it explains: those fed by all that feeds it, if *every* such region diverges.
 
     One healthy region downstream on the same stream shows that the stream is sound, and then each place stands by

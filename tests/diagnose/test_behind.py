@@ -29,6 +29,24 @@ TOGETHER = {
         {"attention.norm", "attention.norm_after", "mlp.norm", "mlp.norm_after", "final_norm"},
         "The epsilon of the norms differs",
     ),
+    "where the norms are alike something else is wrong": (
+        "qwen3_moe_to_jax",
+        ("norm-plus-one@1", "norm-epsilon"),
+        {"mlp.norm@1"},
+        "The epsilon of the norms differs",
+    ),
+    "one layer has a wrong order where all apply a scale elsewhere": (
+        "qwen3_to_nnx",
+        ("value-dim-major@1", "qk-norm-after-rope"),
+        {"attention.value@1"},
+        "are applied at another point than in the source",
+    ),
+    "the definition shows at later places alone": (
+        "mixtral_to_jax",
+        ("router-top-k", "norms-swapped"),
+        {"attention.norm", "mlp.norm"},
+        "The number of experts per token differs: the target chooses 2 of 5 where the source chooses 3",
+    ),
     "rows of a table are read from another start": (
         "bert_to_jax",
         ("position-offset", "norms-swapped"),
@@ -56,8 +74,9 @@ def test_both_are_found_and_the_mapping_is_mended(case, tmp_path):
     session, result = _compared(tmp_path / "faulty", pair, faults)
     assert result.verdict == "divergent"
     assert _repaired(result) == entries
-    (definition,) = [f for f in result.findings if f.kind == "definition"]
-    assert sentence in definition.explanation
+    definitions = [f for f in result.findings if f.kind == "definition"]
+    assert definitions
+    assert all(sentence in f.explanation for f in definitions)
     bound = session.diagnosis.mapping.bind(session.model_config, session.source_specs, session.target.specs)
     right = open_session(build_sample(tmp_path / "right", pair, num_hidden_layers=2)).target
     for name, value, _ in bound.values(session.read_source):
@@ -92,6 +111,26 @@ def test_two_definitions_in_one_region_are_told_where_one_is_an_order(seen, tmp_
     assert finding.kind == "definition"
     assert ("applied at another point than in the source" in finding.explanation) is seen
     assert ("The causal mask differs: True in the source, False in the target" in finding.explanation) is seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", [True, False])
+def test_two_settings_of_which_no_configuration_names_both_are_told(seen, tmp_path, monkeypatch):
+    if not seen:
+        monkeypatch.setattr("ckptdbg.diagnose.definitions.trials.Trials.prove_two", lambda *_: None)
+    _, result = _compared(tmp_path, "llama_to_torch", ("no-causal-mask", "attention-scale"))
+    (finding,) = result.findings
+    assert finding.kind == "definition"
+    assert ("The causal mask and the scale of the attention scores differ: True and" in finding.explanation) is seen
+
+
+@pytest.mark.slow
+def test_what_a_proved_setting_leaves_unexplained_is_searched_by_itself(tmp_path, monkeypatch):
+    """Without that the wrong norm of one layer hides the setting that differs in all."""
+    monkeypatch.setattr("ckptdbg.mending.Round._with_the_rest", lambda _, places, outcome: [(places, outcome)])
+    pair, faults, *_ = TOGETHER["where the norms are alike something else is wrong"]
+    _, result = _compared(tmp_path, pair, faults)
+    assert _repaired(result) == set()
 
 
 def test_what_was_said_before_rows_were_moved_is_not_said_again(tmp_path):

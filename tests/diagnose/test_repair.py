@@ -91,6 +91,9 @@ IN_ONE_REGION = {
     "an order and an exchange": (
         "mixtral_to_jax", ("out-dim-major@1", "key-value-swapped@1"), {"key@1", "value@1", "out@1"},
     ),
+    "an exchange and an order of a third": (
+        "qwen3_to_nnx", ("key-value-swapped@1", "query-not-interleaved@1"), {"key@1", "value@1", "query@1"},
+    ),
 }  # fmt: skip
 
 
@@ -113,7 +116,8 @@ def test_two_faults_in_one_region_are_found_together(case, tmp_path):
 @pytest.mark.parametrize(("case", "function", "nothing"), [
     ("two orders", "ckptdbg.mending.Apart", lambda *_: None),
     ("an order and a scale", "ckptdbg.diagnose.pairs.led", lambda *_: []),
-    ("an order and an exchange", "ckptdbg.diagnose.pairs.beside_exchanges", lambda *_: []),
+    ("an order and an exchange", "ckptdbg.diagnose.pairs._beside", lambda *_: []),
+    ("an exchange and an order of a third", "ckptdbg.diagnose.pairs.led", lambda *_: []),
 ])  # fmt: skip
 def test_they_are_not_found_where_they_are_not_tried_so(case, function, nothing, tmp_path, monkeypatch):
     monkeypatch.setattr(function, nothing)

@@ -17,7 +17,7 @@ from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, ROUTER_NORM, M
 from ckptdbg.diagnose.definitions.observations import Observation, observe
 from ckptdbg.diagnose.definitions.readings import Rows, read_off
 from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
-from ckptdbg.diagnose.definitions.trials import Proof, Trials
+from ckptdbg.diagnose.definitions.trials import Proof, Trials, with_merged
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import OUTPUT, Place
 
@@ -37,6 +37,8 @@ class Causes:
     """What was seen, then what fits it, the likeliest first."""
     excluded: tuple[str, ...] = ()
     """Settings that were tried and do not explain it."""
+    beyond: tuple[Place, ...] = ()
+    """Later places on the same stream that what is proved does not explain."""
 
     @property
     def likeliest(self) -> str:
@@ -72,7 +74,7 @@ class Definitions:
         """The cause where it can be read off the two models, where the target's configuration names another value than
         the source's and the source, run with it, agrees at all places, or where an experiment on both sides tells it:
         found before anything else is tried."""
-        read = self._read(places)
+        read = self._read(places)  # of these places alone: what is read at later ones is no reason for these
         if read is not None:
             return read
         proof = self.named(places)
@@ -86,7 +88,8 @@ class Definitions:
 
     def explained(self, places: Sequence[Place]) -> bool:
         """Whether settings of the target's configuration or an experiment on both sides leave nothing there."""
-        if self.named(places) is not None:
+        proof = self.named(places)
+        if proof is not None and not proof.beyond:
             return True
         return isinstance(self.replay, Replay) and (
             agree_when_uniform(self.comparison, self.replay, places) is not None
@@ -94,12 +97,14 @@ class Definitions:
         )
 
     def named(self, places: Sequence[Place]) -> Proof | None:
-        """The settings of the target's configuration with which the source agrees at all places."""
-        return self.proof(places, _named_by_the_target) or self._together(places)
+        """The settings of the target's configuration with which the source agrees at all places, if possible at all
+        later ones on their streams too."""
+        one = self.proof(places, _named_by_the_target)
+        return one if one is not None and not one.beyond else self._together(places) or one
 
     def of(self, places: Sequence[Place]) -> Causes:
         """Everything that can be said of these places."""
-        read = self._read(places)
+        read = self._read(with_merged(places))
         if read is not None:
             return read
         if isinstance(self.replay, Replay):  # two runs, where settings take dozens
@@ -107,7 +112,7 @@ class Definitions:
             if uniform is not None:
                 self.order_differs = True
                 return self._applied_elsewhere(*uniform)
-        proof = self.proof(places)
+        proof = self.proof(places) or self._two(places)
         if proof is not None:
             return self._proved(proof, places)
         seen = observe(self.comparison, places[0], self.sizes)
@@ -124,7 +129,7 @@ class Definitions:
             return None
         there = Definitions(level.comparison, level.replay, self.differences, self.sizes)
         proof = there.proof(places)
-        if proof is None:
+        if proof is None or proof.beyond:
             return None
         found, names = there._proved(proof, places), " and ".join(level.entries)
         assert found.proved is not None
@@ -137,17 +142,28 @@ class Definitions:
     def _together(self, places: Sequence[Place]) -> Proof | None:
         """Several settings that the target's configuration names, where it takes more than one; none that is not
         needed."""
-        whole = _with_merged(places)
-        if self._trials is None or places[0].port == "out":
+        trials = self._trials
+        if trials is None or places[0].port == "out":
             return None
+
+        def whole(together: Sequence[Candidate]) -> Proof | None:
+            found = trials.prove(Group(together[0].meaning, [joined(together)]), places)
+            return found if found is not None and not found.beyond else None
+
         chosen = [first for first, *_ in self.named_candidates(places)]
-        proof = self._trials.prove(Group(chosen[0].meaning, [joined(chosen)]), whole) if len(chosen) > 1 else None
+        proof = whole(chosen) if len(chosen) > 1 else None
         for candidate in [*chosen] if proof is not None else []:
             fewer = [c for c in chosen if c is not candidate]
-            simpler = self._trials.prove(Group(fewer[0].meaning, [joined(fewer)]), whole) if len(fewer) > 1 else None
+            simpler = whole(fewer) if len(fewer) > 1 else None
             if simpler is not None:
                 chosen, proof = fewer, simpler
         return proof
+
+    def _two(self, places: Sequence[Place]) -> Proof | None:
+        """Two settings at once, when each by itself was tried."""
+        if self._trials is None or places[0].port == "out":
+            return None
+        return self._trials.prove_two(self._groups(places), places)
 
     def named_candidates(self, places: Sequence[Place]) -> list[list[Candidate]]:
         """What the target's configuration says of every setting that reaches these places; of each, all that its words
@@ -166,7 +182,7 @@ class Definitions:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
         them: the evidence cannot tell the two apart."""
         proof = self.proof(places, lambda candidate: candidate.meaning in FACTORS)
-        if proof is None:
+        if proof is None or proof.beyond:
             return Causes()
         chosen = proof.candidate
         varied = "target" if isinstance(self.replay, TargetReplay) else "source"
@@ -174,7 +190,7 @@ class Definitions:
         return Causes(meaning=chosen.meaning, evidence=(text,))
 
     def _read(self, places: Sequence[Place]) -> Causes | None:
-        for reading in read_off(self.comparison, _with_merged(places), self.undone):
+        for reading in read_off(self.comparison, places, self.undone):
             self.moved |= reading.rows
             rest = "What else may be wrong here shows when this is mended."
             sentence = f"{_capital(reading.meaning.name)} differs: {reading.sentence}. {rest}"
@@ -182,19 +198,22 @@ class Definitions:
         return None
 
     def proof(self, places: Sequence[Place], wanted: Callable[[Candidate], bool] = lambda _: True) -> Proof | None:
-        """The first setting with which the source agrees at all places, among those that are wanted."""
+        """The first setting with which the source agrees at all places and all later ones on their streams, among those
+        that are wanted; else the first with which it agrees at the places."""
         if self._trials is None or self.replay is None or places[0].port == "out":
             return None
         self._trials.rest()
+        partly: Proof | None = None
         for group in self._groups(places):
             candidates = [c for c in group.candidates if wanted(c)]
             if self._trials.exhausted or not candidates:
                 continue
             family = group.family if len(candidates) == len(group.candidates) else None
-            proof = self._trials.prove(Group(group.meaning, candidates, family), _with_merged(places))
-            if proof is not None:
+            proof = self._trials.prove(Group(group.meaning, candidates, family), places)
+            if proof is not None and not proof.beyond:
                 return proof
-        return None
+            partly = partly or proof
+        return partly
 
     def _groups(self, places: Sequence[Place]) -> list[Group]:
         """Everything that can be tried on the side that is varied, the likeliest first."""
@@ -206,7 +225,7 @@ class Definitions:
         return _likeliest_first(found, exact_first_token(self.comparison, places[0]))
 
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
-        chosen, whole = proof.candidate, _with_merged(places)
+        chosen, whole = proof.candidate, [p for p in with_merged(places) if p not in proof.beyond]
         self.established.append(chosen)
         own = f" ({chosen.given.source})" if chosen.given is not None and chosen.given.source else ""
         said = f" ({chosen.given.target})" if chosen.given is not None else ""
@@ -220,7 +239,7 @@ class Definitions:
             f"{before:.3g} before, {proof.after:.2g} after): the tensors are as mapped, it is the target's definition "
             "that is to be changed."
         )
-        return Causes(sentence, chosen.meaning, self._named(chosen.meaning))
+        return Causes(sentence, chosen.meaning, self._named(chosen.meaning), beyond=proof.beyond)
 
     def _applied_elsewhere(self, entries: list[str], ratio: float) -> Causes:
         names = " and ".join(entries)
@@ -282,10 +301,6 @@ def _named_by_the_target(candidate: Candidate) -> bool:
     if given is None:
         return False
     return bool(given.source) or candidate.factor or candidate.meaning not in FACTORS
-
-
-def _with_merged(places: Sequence[Place]) -> list[Place]:
-    return [q for p in places for q in (p, *p.merged)]
 
 
 def _likeliest_first(found: Sequence[Group], first_is_exact: bool) -> list[Group]:

@@ -17,7 +17,7 @@ from ckptdbg.compare.output import measure_output
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.compare.runs import Runs, SourceRuns
 from ckptdbg.compare.sites import judge_port
-from ckptdbg.diagnose.definitions.candidate import Candidate, Group
+from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
 from ckptdbg.diagnose.definitions.meanings import Meaning
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.errors import CkptdbgError
@@ -29,6 +29,9 @@ SECONDS = 60.0
 # A setting that leaves more of the difference than this is not the cause, or not the value.
 _WORTH_CONFIRMING = 1e-3
 _STEPS = 12
+# Settings that alone leave less than a part of the difference, and how many of them are tried beside every other.
+_LITTLE = 0.5
+_MOST_LEADING = 4
 _UNCHANGED = float("inf")
 
 
@@ -39,6 +42,8 @@ class Proof:
     candidate: Candidate
     after: float
     """Worst ratio that is left."""
+    beyond: tuple[Place, ...] = ()
+    """Later places on the same stream that it does not explain: something else is wrong there, too."""
 
 
 @dataclass
@@ -56,11 +61,13 @@ class Trials:
     """What does reach it, wherever it is held: a configuration may repeat what a module computes with."""
     in_vain: list[Candidate] = field(default_factory=list)
     """Values with which the two sides do not agree either."""
+    left: list[float] = field(default_factory=list)
+    """How much of the difference each of them leaves."""
 
     def rest(self) -> None:
         """Begin anew: another allowance of time, nothing tried."""
         self.deadline = time.process_time() + SECONDS
-        self.idle, self.reaching, self.in_vain = [], [], []
+        self.idle, self.reaching, self.in_vain, self.left = [], [], [], []
 
     @property
     def without_effect(self) -> list[Meaning]:
@@ -73,7 +80,9 @@ class Trials:
         return time.process_time() > self.deadline
 
     def prove(self, group: Group, places: Sequence[Place]) -> Proof | None:
-        """Try the values of one setting, then look for another value of it where it is a number."""
+        """Try the values of one setting, then look for another value of it where it is a number. What explains these
+        places, and not every later one on their streams, is proved where no value explains them all."""
+        partly: Proof | None = None
         tried, unchanged = len(self.in_vain), 0
         for candidate in group.candidates:
             remaining = self._remaining(candidate, places[0])
@@ -84,12 +93,35 @@ class Trials:
                 if group.meaning.saturates and unchanged < len(group.candidates):
                     continue
                 self.idle.append((group.meaning, frozenset(candidate.changes)))
-                return None
+                return partly
             self.reaching.append(group.meaning)
-            if remaining < _WORTH_CONFIRMING and (proof := self._confirmed(candidate, places)) is not None:
+            proof = self._confirmed(candidate, places) if remaining < _WORTH_CONFIRMING else None
+            if proof is not None and not proof.beyond:
                 return proof
-            self.in_vain.append(candidate)
-        return self._searched(group, places) if group.family is not None and len(self.in_vain) > tried else None
+            partly = partly or proof
+            if proof is None:
+                self.in_vain.append(candidate)
+                self.left.append(remaining)
+        if partly is None and group.family is not None and len(self.in_vain) > tried:
+            return self._searched(group, places)
+        return partly
+
+    def prove_two(self, groups: Sequence[Group], places: Sequence[Place]) -> Proof | None:
+        """Two settings at once, where each by itself was tried in vain: those that alone leave least of the difference,
+        each with every value of another."""
+        tried = sorted(zip(self.left, range(len(self.left)), strict=True))
+        first = [self.in_vain[i] for left, i in tried if left < _LITTLE][:_MOST_LEADING]
+        own, idle = ([*self.in_vain], [*self.left]), [paths for _, paths in self.idle]
+        try:
+            for lead in first:
+                for group in groups:
+                    beside = _beside(lead, group, idle)
+                    proof = self.prove(beside, places) if beside is not None and not self.exhausted else None
+                    if proof is not None and not proof.beyond:
+                        return proof
+        finally:
+            self.in_vain, self.left = own
+        return None
 
     def _remaining(self, candidate: Candidate, place: Place) -> float | None:
         """How much of the difference at a place is left, infinity where nothing of it has changed; None where the
@@ -143,10 +175,11 @@ class Trials:
         runs = self.runs_with(candidate)
         if runs is None:
             return None
-        judged = [self._judged(runs, p, c) for p in places for c in p.consumers]
-        if any(divergent for divergent, _ in judged):
+        judged = [(p, *self._judged(runs, p, c)) for p in with_merged(places) for c in p.consumers]
+        beyond = tuple(dict.fromkeys(p for p, divergent, _ in judged if divergent))
+        if any(p in beyond for p in places):
             return None
-        return Proof(candidate, max(ratio for _, ratio in judged))
+        return Proof(candidate, max(ratio for p, _, ratio in judged if p not in beyond), beyond)
 
     def _judged(self, runs: Runs, place: Place, consumer: int) -> tuple[bool, float]:
         comparison, given = self.comparison, self.comparison.source.runs
@@ -190,6 +223,21 @@ class Trials:
             if abs(step) < 1e-9:
                 break
         return self._confirmed(group.family(float(np.exp(at))), places)
+
+
+def _beside(lead: Candidate, group: Group, idle: Sequence[frozenset[str]]) -> Group | None:
+    """A group with one more setting changed; None where the two are one, or the group has no effect."""
+    apart = [c for c in group.candidates if not set(c.changes) & set(lead.changes)]
+    others, family = [c for c in apart if frozenset(c.changes) not in idle], group.family
+    if not others:
+        return None
+    more = None if family is None else (lambda factor: joined([lead, family(factor)]))
+    return Group(group.meaning, [joined([lead, c]) for c in others], more)
+
+
+def with_merged(places: Sequence[Place]) -> list[Place]:
+    """Places, each with the later ones on its stream."""
+    return [q for p in places for q in (p, *p.merged)]
 
 
 def difference(
