@@ -62,8 +62,10 @@ class Round:
             return [whole]
         # most layers first: what is proved of them is known where one of them has another fault besides
         each = [
-            self._named(part, self._first(behind_proved(self.why, part), part) or self._at(part))
+            solved
             for part in sorted(parts, key=len, reverse=True)
+            for found in [self._first(behind_proved(self.why, part), part) or self._at(part)]
+            for solved in self._with_the_rest(*self._named(part, found))
         ]
         return sorted(each, key=lambda s: s[0][0].consumers) if any(_settled(o) for _, o in each) else [whole]
 

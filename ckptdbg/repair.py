@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.findings import find, template
-from ckptdbg.diagnose.regions import find_places
+from ckptdbg.diagnose.regions import find_places, with_merged
 from ckptdbg.diagnose.suspects import site_name
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
@@ -168,13 +168,13 @@ def _left(session: Session) -> set[str]:
     for place in find_places(comparison):
         groups[template(comparison, place)].append(place)
     why = definitions(session, comparison)
-    left = [p for places in groups.values() if not why.explained(places) for p in places]
+    left = [p for places in groups.values() for p in why.unexplained(places)]
     return {site_name(comparison, place) for place in left}
 
 
 def _divergent(session: Session) -> set[str]:
     """Sites of all places that diverge."""
-    return {site_name(session.comparison, place) for place in find_places(session.comparison)}
+    return {site_name(session.comparison, place) for place in with_merged(find_places(session.comparison))}
 
 
 def _finished(finding: Finding, verified: bool, mapping: TensorMapping) -> Finding:

@@ -30,6 +30,11 @@ class Place:
     """Later places explained by this one: whatever is wrong travels on along the residual stream."""
 
 
+def with_merged(places: Sequence[Place]) -> list[Place]:
+    """Places, each with the later ones on its stream."""
+    return [q for p in places for q in (p, *p.merged)]
+
+
 def find_places(comparison: Comparison) -> list[Place]:
     """Places of the isolated pass that diverge, in execution order, each cause once."""
     sites = [s for s in comparison.sites if s.isolated.divergent]

@@ -17,9 +17,9 @@ from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, ROUTER_NORM, M
 from ckptdbg.diagnose.definitions.observations import Observation, observe
 from ckptdbg.diagnose.definitions.readings import Rows, read_off
 from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
-from ckptdbg.diagnose.definitions.trials import Proof, Trials, with_merged
+from ckptdbg.diagnose.definitions.trials import Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
-from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.diagnose.regions import OUTPUT, Place, with_merged
 
 _MOST_LISTED = 5
 _FITS = "fits the evidence: "
@@ -86,15 +86,17 @@ class Definitions:
                 return self._normalised(*routed)
         return None
 
-    def explained(self, places: Sequence[Place]) -> bool:
-        """Whether settings of the target's configuration or an experiment on both sides leave nothing there."""
+    def unexplained(self, places: Sequence[Place]) -> list[Place]:
+        """What of these places and later ones on their streams neither settings of the target's configuration nor an
+        experiment on both sides explains."""
         proof = self.named(places)
-        if proof is not None and not proof.beyond:
-            return True
-        return isinstance(self.replay, Replay) and (
+        if proof is not None:
+            return list(proof.beyond)
+        explained = isinstance(self.replay, Replay) and (
             agree_when_uniform(self.comparison, self.replay, places) is not None
             or normalised_on_one_side(self.comparison, self.replay, places[0]) is not None
         )
+        return [] if explained else with_merged(places)
 
     def named(self, places: Sequence[Place]) -> Proof | None:
         """The settings of the target's configuration with which the source agrees at all places, if possible at all

@@ -19,7 +19,7 @@ from ckptdbg.compare.runs import Runs, SourceRuns
 from ckptdbg.compare.sites import judge_port
 from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
 from ckptdbg.diagnose.definitions.meanings import Meaning
-from ckptdbg.diagnose.regions import OUTPUT, Place
+from ckptdbg.diagnose.regions import OUTPUT, Place, with_merged
 from ckptdbg.errors import CkptdbgError
 from ckptdbg.models.records import Trace
 
@@ -233,11 +233,6 @@ def _beside(lead: Candidate, group: Group, idle: Sequence[frozenset[str]]) -> Gr
         return None
     more = None if family is None else (lambda factor: joined([lead, family(factor)]))
     return Group(group.meaning, [joined([lead, c]) for c in others], more)
-
-
-def with_merged(places: Sequence[Place]) -> list[Place]:
-    """Places, each with the later ones on its stream."""
-    return [q for p in places for q in (p, *p.merged)]
 
 
 def difference(
