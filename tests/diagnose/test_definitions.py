@@ -111,11 +111,11 @@ def test_the_value_is_found_where_no_list_has_it(tmp_path):
     places = find_places(session.comparison)
     found = definitions(session, session.comparison)
     found.differences = []
-    proof = found.proof(places, lambda candidate: candidate.meaning is EPSILON)
+    proof = found.experiments.proof(places, lambda candidate: candidate.meaning is EPSILON)
     assert proof is not None
     assert float(proof.candidate.after) == pytest.approx(1e-4, rel=1e-3)
     # and a setting that is not the cause proves nothing
-    assert found.proof(places, lambda candidate: candidate.meaning is BASE) is None
+    assert found.experiments.proof(places, lambda candidate: candidate.meaning is BASE) is None
 
 
 def test_two_settings_are_proved_together_though_a_configuration_repeats_one_of_them(tmp_path):
@@ -136,10 +136,10 @@ def test_a_window_that_no_tried_value_reaches_is_not_excluded(tmp_path):
     found = definitions(session, session.comparison)
     found.differences = []
     places = find_places(session.comparison)
-    assert found.proof(places, lambda candidate: candidate.meaning is WINDOW) is None
-    assert found._trials is not None
-    assert found._trials.without_effect == []
-    assert {c.after for c in found._trials.in_vain} == {"32", "1"}
+    assert found.experiments.proof(places, lambda candidate: candidate.meaning is WINDOW) is None
+    assert found.experiments.trials is not None
+    assert found.experiments.trials.without_effect == []
+    assert {c.after for c in found.experiments.trials.in_vain} == {"32", "1"}
 
 
 def test_a_run_without_a_window_shows_no_more_than_its_tokens(tmp_path):

@@ -53,7 +53,9 @@ def test_a_mapping_fault_is_mended_and_the_mapping_written(fault, tmp_path, heal
 
 def test_a_definition_fault_is_not_mended_and_says_what_was_excluded(tmp_path, monkeypatch):
     session = open_session(build_sample(tmp_path, PAIR, faults=("gelu-for-silu",)))
-    monkeypatch.setattr("ckptdbg.diagnose.definitions.causes.groups", lambda *_: [])  # as where no setting can be tried
+    monkeypatch.setattr(
+        "ckptdbg.diagnose.definitions.experiments.groups", lambda *_: []
+    )  # as where no setting can be tried
     monkeypatch.setattr("ckptdbg.diagnose.trial.SECONDS", 3600.0)  # a busy machine is no reason to fail
     result = session.compare()
     assert result.verdict == "definition-differs"

@@ -34,7 +34,7 @@ def behind(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
     elements on both sides. Nothing where the source cannot be run."""
     if not isinstance(why.replay, Replay) or places[0].port == "out":
         return
-    named = why.named_candidates(places)
+    named = why.experiments.named_candidates(places)
     for chosen in islice(product(*named), _MOST_READINGS) if named else ():
         yield from behind_settings(why, chosen)
     yield from _without_scales(why, why.replay, places)
@@ -60,7 +60,7 @@ def _without_scales(why: Definitions, replay: Replay, places: Sequence[Place]) -
 
 def behind_settings(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:
     """With a source that is set so; nothing where it cannot be run so."""
-    runs = why.runs_with(joined(chosen))
+    runs = why.experiments.runs_with(joined(chosen))
     if runs is not None:
         source = why.comparison.source
         varied = replace(source, runs=replace(source.runs, isolated=runs))

@@ -3,21 +3,20 @@ both models proves them, else as what fits the evidence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
-from ckptdbg.compare.runs import Runs
 from ckptdbg.diagnose.definitions.ablation import agree_when_uniform, without_scales
-from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
-from ckptdbg.diagnose.definitions.candidates import groups
+from ckptdbg.diagnose.definitions.candidate import Candidate
+from ckptdbg.diagnose.definitions.experiments import Experiments
 from ckptdbg.diagnose.definitions.fields import FieldDifference
 from ckptdbg.diagnose.definitions.meanings import FACTORS, ORDER, ROUTER_NORM, Meaning
 from ckptdbg.diagnose.definitions.observations import Observation, observe
 from ckptdbg.diagnose.definitions.readings import Rows, read_off
 from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
-from ckptdbg.diagnose.definitions.trials import Proof, Trials
+from ckptdbg.diagnose.definitions.trials import Proof
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import OUTPUT, Place, with_merged
 
@@ -65,10 +64,10 @@ class Definitions:
     """Settings that were proved to differ, at whatever places."""
     order_differs: bool = False
     """Whether scales were seen to be applied at another point, at whatever places."""
-    _trials: Trials | None = field(init=False)
+    experiments: Experiments = field(init=False)
 
     def __post_init__(self) -> None:
-        self._trials = None if self.replay is None else Trials(self.comparison, self.replay)
+        self.experiments = Experiments(self.comparison, self.replay, self.differences, self.sizes)
 
     def known(self, places: Sequence[Place]) -> Causes | None:
         """The cause where it can be read off the two models, where the target's configuration names another value than
@@ -77,7 +76,7 @@ class Definitions:
         read = self._read(places)  # of these places alone: what is read at later ones is no reason for these
         if read is not None:
             return read
-        proof = self.named(places)
+        proof = self.experiments.named(places)
         if proof is not None:
             return self._proved(proof, places)
         if isinstance(self.replay, Replay):
@@ -89,7 +88,7 @@ class Definitions:
     def unexplained(self, places: Sequence[Place]) -> list[Place]:
         """What of these places and later ones on their streams neither settings of the target's configuration nor an
         experiment on both sides explains."""
-        proof = self.named(places)
+        proof = self.experiments.named(places)
         if proof is not None:
             return list(proof.beyond)
         explained = isinstance(self.replay, Replay) and (
@@ -97,12 +96,6 @@ class Definitions:
             or normalised_on_one_side(self.comparison, self.replay, places[0]) is not None
         )
         return [] if explained else with_merged(places)
-
-    def named(self, places: Sequence[Place]) -> Proof | None:
-        """The settings of the target's configuration with which the source agrees at all places, if possible at all
-        later ones on their streams too."""
-        one = self.proof(places, _named_by_the_target)
-        return one if one is not None and not one.beyond else self._together(places) or one
 
     def of(self, places: Sequence[Place]) -> Causes:
         """Everything that can be said of these places."""
@@ -114,7 +107,7 @@ class Definitions:
             if uniform is not None:
                 self.order_differs = True
                 return self._applied_elsewhere(*uniform)
-        proof = self.proof(places) or self._two(places)
+        proof = self.experiments.proof(places) or self.experiments.two(places)
         if proof is not None:
             return self._proved(proof, places)
         seen = observe(self.comparison, places[0], self.sizes)
@@ -130,7 +123,7 @@ class Definitions:
         if level is None:
             return None
         there = Definitions(level.comparison, level.replay, self.differences, self.sizes)
-        proof = there.proof(places)
+        proof = there.experiments.proof(places)
         if proof is None or proof.beyond:
             return None
         found, names = there._proved(proof, places), " and ".join(level.entries)
@@ -141,49 +134,10 @@ class Definitions:
         sentence = f"{scales} With all elements of these scales alike on both sides more is seen. {found.proved}"
         return proof.candidate, replace(found, proved=sentence)
 
-    def _together(self, places: Sequence[Place]) -> Proof | None:
-        """Several settings that the target's configuration names, where it takes more than one; none that is not
-        needed."""
-        trials = self._trials
-        if trials is None or places[0].port == "out":
-            return None
-
-        def whole(together: Sequence[Candidate]) -> Proof | None:
-            found = trials.prove(Group(together[0].meaning, [joined(together)]), places)
-            return found if found is not None and not found.beyond else None
-
-        chosen = [first for first, *_ in self.named_candidates(places)]
-        proof = whole(chosen) if len(chosen) > 1 else None
-        for candidate in [*chosen] if proof is not None else []:
-            fewer = [c for c in chosen if c is not candidate]
-            simpler = whole(fewer) if len(fewer) > 1 else None
-            if simpler is not None:
-                chosen, proof = fewer, simpler
-        return proof
-
-    def _two(self, places: Sequence[Place]) -> Proof | None:
-        """Two settings at once, when each by itself was tried."""
-        if self._trials is None or places[0].port == "out":
-            return None
-        return self._trials.prove_two(self._groups(places), places)
-
-    def named_candidates(self, places: Sequence[Place]) -> list[list[Candidate]]:
-        """What the target's configuration says of every setting that reaches these places; of each, all that its words
-        may mean."""
-        if self._trials is None:
-            return []
-        idle = {paths for _, paths in self._trials.idle}
-        named = [[c for c in g.candidates if _named_by_the_target(c)] for g in self._groups(places)]
-        return [kept for each in named if (kept := [c for c in each if frozenset(c.changes) not in idle])]
-
-    def runs_with(self, candidate: Candidate) -> Runs | None:
-        """The isolated runs of the varied side so set; None where it cannot be run so."""
-        return None if self._trials is None else self._trials.runs_with(candidate)
-
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
         them: the evidence cannot tell the two apart."""
-        proof = self.proof(places, lambda candidate: candidate.meaning in FACTORS)
+        proof = self.experiments.proof(places, lambda candidate: candidate.meaning in FACTORS)
         if proof is None or proof.beyond:
             return Causes()
         chosen = proof.candidate
@@ -198,33 +152,6 @@ class Definitions:
             sentence = f"{_capital(reading.meaning.name)} differs: {reading.sentence}. {rest}"
             return Causes(sentence, reading.meaning, self._named(reading.meaning))
         return None
-
-    def proof(self, places: Sequence[Place], wanted: Callable[[Candidate], bool] = lambda _: True) -> Proof | None:
-        """The first setting with which the source agrees at all places and all later ones on their streams, among those
-        that are wanted; else the first with which it agrees at the places."""
-        if self._trials is None or self.replay is None or places[0].port == "out":
-            return None
-        self._trials.rest()
-        partly: Proof | None = None
-        for group in self._groups(places):
-            candidates = [c for c in group.candidates if wanted(c)]
-            if self._trials.exhausted or not candidates:
-                continue
-            family = group.family if len(candidates) == len(group.candidates) else None
-            proof = self._trials.prove(Group(group.meaning, candidates, family), places)
-            if proof is not None and not proof.beyond:
-                return proof
-            partly = partly or proof
-        return partly
-
-    def _groups(self, places: Sequence[Place]) -> list[Group]:
-        """Everything that can be tried on the side that is varied, the likeliest first."""
-        assert self.replay is not None
-        named = self.differences
-        if isinstance(self.replay, TargetReplay):
-            named = [d.turned() for d in named if d.source]
-        found = groups(self.replay.side.knobs, named, self.sizes)  # type: ignore[attr-defined]
-        return _likeliest_first(found, exact_first_token(self.comparison, places[0]))
 
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
         chosen, whole = proof.candidate, [p for p in with_merged(places) if p not in proof.beyond]
@@ -276,41 +203,24 @@ class Definitions:
         for observation in seen:
             for meaning in observation.fits:
                 scores[meaning] = scores.get(meaning, 0) + 2
-        silent = self._trials.without_effect if self._trials is not None else []
+        silent = self.experiments.trials.without_effect if self.experiments.trials is not None else []
         ranked = sorted((m for m in scores if m not in silent), key=lambda m: -scores[m])
         words = {d.meaning: str(d) for d in self.differences}
         return [f"{_FITS}{words.get(m, m.name)}" for m in ranked[:_MOST_LISTED]]
 
     def _excluded(self) -> tuple[str, ...]:
         """What the experiments say is not the cause."""
-        if self._trials is None:
+        if self.experiments.trials is None:
             return ()
         tried: dict[str, list[str]] = {}
-        for candidate in self._trials.in_vain:
+        for candidate in self.experiments.trials.in_vain:
             tried.setdefault(candidate.meaning.name, []).append(candidate.after)
-        silent = dict.fromkeys(m.name for m in self._trials.without_effect if m.name not in tried)
+        silent = dict.fromkeys(m.name for m in self.experiments.trials.without_effect if m.name not in tried)
         lines = [
             f"{name}, {', '.join(list(dict.fromkeys(values))[:_MOST_LISTED])} tried: no agreement either"
             for name, values in tried.items()
         ]
         return (*lines, *(f"{name}: another value changes nothing here" for name in silent))
-
-
-def _named_by_the_target(candidate: Candidate) -> bool:
-    """Whether the value comes from the target's configuration. A factor that only one side names may be the mapping's
-    business as well, unless it is one on top of what the source has: it is first searched for there."""
-    given = candidate.given
-    if given is None:
-        return False
-    return bool(given.source) or candidate.factor or candidate.meaning not in FACTORS
-
-
-def _likeliest_first(found: Sequence[Group], first_is_exact: bool) -> list[Group]:
-    """What differs by configuration stays in front; then what can explain that the first position is right, or that
-    it is not."""
-    return sorted(
-        found, key=lambda g: (not any(c.given for c in g.candidates), g.meaning.mixes_positions != first_is_exact)
-    )
 
 
 def _capital(text: str) -> str:
