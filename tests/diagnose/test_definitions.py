@@ -73,7 +73,7 @@ def causes(session: Session, *, blind: bool = False):
     """What is said of the places of every template; ``blind``: without looking at the configurations."""
     found: Definitions = definitions(session, session.comparison)
     if blind:
-        found.differences = []
+        found.experiments.differences = []
     alike: dict[tuple, list[Place]] = {}
     for place in find_places(session.comparison):
         alike.setdefault(template(session.comparison, place), []).append(place)
@@ -110,7 +110,7 @@ def test_the_value_is_found_where_no_list_has_it(tmp_path):
     session = opened(tmp_path, "llama_to_torch", "norm-epsilon")
     places = find_places(session.comparison)
     found = definitions(session, session.comparison)
-    found.differences = []
+    found.experiments.differences = []
     proof = found.experiments.proof(places, lambda candidate: candidate.meaning is EPSILON)
     assert proof is not None
     assert float(proof.candidate.after) == pytest.approx(1e-4, rel=1e-3)
@@ -134,7 +134,7 @@ def test_a_window_that_no_tried_value_reaches_is_not_excluded(tmp_path):
     config.write_text(config.read_text().replace("window: 64", "window: 9"))
     session = open_session(config)
     found = definitions(session, session.comparison)
-    found.differences = []
+    found.experiments.differences = []
     places = find_places(session.comparison)
     assert found.experiments.proof(places, lambda candidate: candidate.meaning is WINDOW) is None
     assert found.experiments.trials is not None

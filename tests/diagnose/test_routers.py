@@ -30,7 +30,7 @@ def test_the_side_whose_weights_add_up_to_one_is_named(by, other, tmp_path):
         assert config.read_text() != text
     session, places = opened(config)
     why = definitions(session, session.comparison)
-    why.differences = []
+    why.experiments.differences = []
     causes = why.known(places)
     assert causes is not None
     assert causes.meaning is ROUTER_NORM

@@ -401,3 +401,32 @@ def test_memory_stays_near_the_tensor_that_is_explained(case):
     assert bool(found.unexplained) == (case in ("wrong", "of other values"))
     # beside the two tensors themselves; hashes alone would be 8 bytes an element for each of them
     assert peak < (24 if case == "padded" else 15) * ROWS * COLUMNS
+
+
+def test_a_joined_bias_is_explained_though_it_is_padded():
+    query, key = (np.random.default_rng(i).standard_normal(10).astype(np.float32) for i in (1, 2))
+    found = recovered({"q": query, "k": key}, {"fused": np.concatenate([query, key, np.zeros(10, np.float32)])})
+    assert found.unexplained == ()
+    assert found.unused == ()
+    made = as_function(found.mapping, {}, {"q": query, "k": key}, {"fused": np.zeros(30, np.float32)})
+    np.testing.assert_array_equal(
+        made({"q": query, "k": key})["fused"], np.concatenate([query, key, np.zeros(10, np.float32)])
+    )
+
+
+def test_a_tensor_that_is_not_the_first_of_the_source_is_found_whole():
+    first, second = (_random(16, 24 + i) for i in (0, 1))
+    found = recovered({"first": first, "second": second}, {"made": np.ascontiguousarray(second.T)})
+    assert (found.unexplained, found.unused) == ((), ("first",))
+    assert found.mapping.source(found.mapping.entries[0].name) == "second"
+
+
+def test_infinite_values_are_values():
+    """A mask kept as a buffer has them."""
+    mask = np.triu(np.full((12, 12), -np.inf, np.float32), 1)
+    weights = np.random.default_rng(0).standard_normal((12, 9)).astype(np.float32)
+    source = {"mask": mask, "w": weights}
+    found = recovered(source, {"m": mask, "v": np.ascontiguousarray(weights.T)})
+    assert (found.unexplained, found.unused) == ((), ())
+    made = as_function(found.mapping, {}, source, {"m": mask, "v": weights.T})(source)
+    np.testing.assert_array_equal(made["m"], mask)
