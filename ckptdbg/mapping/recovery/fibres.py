@@ -47,11 +47,11 @@ def counting(size: int) -> type[np.signedinteger]:
     return np.int32 if size < 2**31 else np.int64
 
 
-def lines_of(tensors_hashed: Iterable[Hashed]) -> Lines:
+def lines_of(hashed: Iterable[Hashed]) -> Lines:
     """The lines of hashed tensors, gone through once; those that sum to 0 (zeros) are left out, as they are
     everywhere."""
     keys, tensors, axes, lines, largest = [], [], [], [], 0
-    for ordinal, array in enumerate(tensors_hashed):
+    for ordinal, array in enumerate(hashed):
         largest = max(largest, array.size)
         others = [tuple(a for a in range(array.ndim) if a != axis) for axis in range(array.ndim)]
         for axis, sums in enumerate(array.sums(others)):

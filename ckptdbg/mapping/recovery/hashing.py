@@ -60,10 +60,13 @@ class Hashed:
     def __init__(self, values: Array) -> None:
         self.values = values
         self.shape, self.size, self.ndim = values.shape, values.size, values.ndim
+        self._total: int | None = None
 
     def total(self) -> int:
-        """The sum of all hashes."""
-        return sum(int(hashed(piece).sum(dtype=np.uint64)) for _, piece in pieces(self.values)) % 2**64
+        """The sum of all hashes, known once any sums were asked for."""
+        if self._total is None:
+            self._total = sum(int(hashed(piece).sum(dtype=np.uint64)) for _, piece in pieces(self.values)) % 2**64
+        return self._total
 
     def any(self) -> bool:
         """Whether some value is not zero."""
@@ -81,6 +84,8 @@ class Hashed:
                     out[where] = sums
                 else:
                     out += sums
+        for out in found[:1]:
+            self._total = int(out.sum(dtype=np.uint64))
         return [out.reshape(-1) for out in found]
 
     def same(self, other: Hashed) -> bool:

@@ -7,7 +7,7 @@ themselves those of small tensors stay, and those of the one that was asked for 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -110,14 +110,15 @@ class Rounded:
         """Sum of all hashes to the tensors that have it."""
         self.zeros: list[int] = []
         """Tensors that hold nothing but zeros."""
-        self.lines = lines_of(self._pass(i) for i in range(len(originals.names)))
+        self.lines = lines_of(self._pass(len(originals.names)))
 
-    def _pass(self, ordinal: int) -> Hashed:
-        hashes = self.hashes(ordinal)
-        self.totals.setdefault(hashes.total(), []).append(ordinal)
-        if not hashes.any():
-            self.zeros.append(ordinal)
-        return hashes
+    def _pass(self, count: int) -> Iterator[Hashed]:
+        for ordinal in range(count):
+            hashes = self.hashes(ordinal)
+            yield hashes
+            self.totals.setdefault(hashes.total(), []).append(ordinal)
+            if not hashes.any():
+                self.zeros.append(ordinal)
 
     def _rounded(self, array: Array) -> Array:
         """What the lower dtype cannot hold is infinite there."""
