@@ -10,7 +10,7 @@ import numpy as np
 
 from ckptdbg.compare.features import Pairing
 from ckptdbg.mapping.layout import Along, Layout
-from ckptdbg.models.records import Graph
+from ckptdbg.models.records import Anchor, Graph
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def feed_differences(
 ) -> list[Difference]:
     """Where a paired anchor is fed by other tensors than its partner. Tensors that act as an anchor on one side and
     as a region parameter on the other (a position table) prove nothing and are left out, and so are those that one
-    side never meets."""
+    side never meets. Where several matrices are applied in one operation (experts), those of other groups may or may
+    not feed a group's rows: they are no difference either way."""
     kinds = [_tensors(x) for x in (source_layouts, target_layouts, source_met, target_met)]
     anchors, regions = kinds[0] & kinds[1], kinds[2] & kinds[3]
     clear_anchors, clear_regions = anchors - kinds[2] - kinds[3], regions - kinds[0] - kinds[1]
@@ -57,13 +58,12 @@ def feed_differences(
         if port is None:
             continue
         partners = [source.anchors[s] for s in port.anchors]
-        ours, theirs = (
-            _of(anchor.feeds, target_layouts),
-            _of(frozenset().union(*(p.feeds for p in partners)), source_layouts),
-        )
-        found += _differ(t, theirs & clear_anchors, ours & clear_anchors, "feeders")
-        ours, theirs = _of(anchor.met, target_met), _of(frozenset().union(*(p.met for p in partners)), source_met)
-        found += _differ(t, theirs & clear_regions, ours & clear_regions, "region parameters")
+        ours = _fed(target, [anchor], target_layouts, clear_anchors)
+        theirs = _fed(source, partners, source_layouts, clear_anchors)
+        found += _differ(t, theirs, ours, "feeders")
+        met = _of(anchor.met, target_met) & clear_regions
+        met_there = _of(frozenset().union(*(p.met for p in partners)), source_met) & clear_regions
+        found += _differ(t, (met_there, met_there), (met, met), "region parameters")
     return found
 
 
@@ -95,10 +95,22 @@ def _of(indices: frozenset[int], layouts: Sequence[Layout]) -> set[int]:
     return {t for i in indices for t in layouts[i].tensors}
 
 
-def _differ(anchor: int, theirs: set[int], ours: set[int], what: str) -> list[Difference]:
-    if theirs == ours:
+Fed = tuple[set[int], set[int]]
+"""Tensors that feed an anchor in any case, and all that may."""
+
+
+def _fed(graph: Graph, anchors: Sequence[Anchor], layouts: Sequence[Layout], clear: set[int]) -> Fed:
+    every = {(a.group, feed) for a in anchors for feed in a.feeds}
+    certain = {f for group, f in every if group is None or graph.anchors[f].group in (None, group)}
+    return _of(frozenset(certain), layouts) & clear, _of(frozenset(f for _, f in every), layouts) & clear
+
+
+def _differ(anchor: int, theirs: Fed, ours: Fed, what: str) -> list[Difference]:
+    only_source, only_target = theirs[0] - ours[1], ours[0] - theirs[1]
+    if not only_source and not only_target:
         return []
-    return [Difference(anchor, tuple(sorted(theirs - ours)), tuple(sorted(ours - theirs)), what, bool(ours & theirs))]
+    common = bool(ours[1] & theirs[1])
+    return [Difference(anchor, tuple(sorted(only_source)), tuple(sorted(only_target)), what, common)]
 
 
 def mixed_layouts(layouts: Sequence[Layout]) -> list[int]:
