@@ -80,8 +80,9 @@ class Trials:
         return time.process_time() > self.deadline
 
     def prove(self, group: Group, places: Sequence[Place]) -> Proof | None:
-        """Try the values of one setting, then look for another value of it where it is a number. What explains these
-        places, and not every later one on their streams, is proved where no value explains them all."""
+        """Try the values of one setting, then look for another value of it where it is a number. A value that the
+        target's configuration names is proved by these places alone, where no value explains all later ones on their
+        streams; not one that was searched for: an epsilon can make up for a factor before a norm, once."""
         partly: Proof | None = None
         tried, unchanged = len(self.in_vain), 0
         for candidate in group.candidates:
@@ -98,8 +99,9 @@ class Trials:
             proof = self._confirmed(candidate, places) if remaining < _WORTH_CONFIRMING else None
             if proof is not None and not proof.beyond:
                 return proof
-            partly = partly or proof
-            if proof is None:
+            if proof is not None and candidate.given is not None:
+                partly = partly or proof
+            else:
                 self.in_vain.append(candidate)
                 self.left.append(remaining)
         if partly is None and group.family is not None and len(self.in_vain) > tried:
@@ -222,7 +224,8 @@ class Trials:
             at, best = at + step, min(best, size)
             if abs(step) < 1e-9:
                 break
-        return self._confirmed(group.family(float(np.exp(at))), places)
+        proof = self._confirmed(group.family(float(np.exp(at))), places)
+        return proof if proof is not None and not proof.beyond else None
 
 
 def _beside(lead: Candidate, group: Group, idle: Sequence[frozenset[str]]) -> Group | None:
