@@ -254,6 +254,15 @@ def in_a_loop(work):
         loop.close()
 
 
+@pytest.fixture
+def interruptible():
+    """As in a terminal: what a shell starts in its background ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("how", ["inside", "from outside"])
 def test_it_stops_where_an_event_loop_runs_as_in_a_notebook(kind, how, sample, tmp_path, monkeypatch):
