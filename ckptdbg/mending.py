@@ -16,7 +16,7 @@ from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, b
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.definitions.readings import Rows
-from ckptdbg.diagnose.findings import Solved, find, template
+from ckptdbg.diagnose.findings import Solved, by_template, find
 from ckptdbg.diagnose.regions import Place, merged
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import Evidence, exchange_partners
@@ -75,12 +75,9 @@ class Round:
         if not beyond:
             return [(places, outcome)]
         explained = [replace(p, merged=tuple(q for q in p.merged if q not in beyond)) for p in places]
-        groups: dict[tuple, list[Place]] = defaultdict(list)
-        for place in merged(self.comparison, beyond):
-            groups[template(self.comparison, place)].append(place)
         rest = [
             [self._named(group, found)] if found is not None else self._solve(group)
-            for group in groups.values()
+            for group in by_template(self.comparison, merged(self.comparison, beyond))
             for found in [self._first(behind_proved(self.why, group), group)]
         ]
         return [(explained, outcome), *(solved for each in rest for solved in each)]

@@ -7,7 +7,6 @@ in a run of the whole model on this probe and on a second seed.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.diagnose.definitions.readings import Rows
-from ckptdbg.diagnose.findings import find, template
+from ckptdbg.diagnose.findings import by_template, find
 from ckptdbg.diagnose.regions import find_places, with_merged
 from ckptdbg.diagnose.suspects import site_name
 from ckptdbg.errors import MappingError
@@ -164,11 +163,9 @@ def _left_on_another_seed(mended: Session) -> set[str]:
 
 def _left(session: Session) -> set[str]:
     """Sites that diverge and are not at noise either where what the models define differently does not show."""
-    comparison, groups = session.comparison, defaultdict(list)
-    for place in find_places(comparison):
-        groups[template(comparison, place)].append(place)
+    comparison = session.comparison
     why = definitions(session, comparison)
-    left = [p for places in groups.values() for p in why.unexplained(places)]
+    left = [p for places in by_template(comparison, find_places(comparison)) for p in why.unexplained(places)]
     return {site_name(comparison, place) for place in left}
 
 

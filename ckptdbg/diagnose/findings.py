@@ -33,11 +33,8 @@ def find(
     explained = [p for p in places if wrong & _suspected_tensors(comparison, p)]
     effect: Effect = "diverges" if goes_on(comparison, places) else "none"
     findings = _tensor_findings(comparison, evidence, mapping, explained, effect)
-    groups: dict[tuple, list[Place]] = defaultdict(list)
-    for place in places:
-        if place not in explained:
-            groups[template(comparison, place)].append(place)
-    solved = [each for group in groups.values() for each in solve(group)]
+    groups = by_template(comparison, [place for place in places if place not in explained])
+    solved = [each for group in groups for each in solve(group)]
     findings += _merged(
         [place_finding(comparison, evidence, mapping, part, outcome, effect) for part, outcome in solved]
     )
@@ -78,6 +75,14 @@ def template(comparison: Comparison, place: Place) -> tuple:
     consumers = {e.name for c in place.consumers if c != OUTPUT for e in target.labels[c].entries}
     met = {e.name for m in place.met for e in target.met_labels[m].entries}
     return place.port, frozenset(consumers), frozenset(met)
+
+
+def by_template(comparison: Comparison, places: Sequence[Place]) -> list[list[Place]]:
+    """Places of one template together."""
+    groups: dict[tuple, list[Place]] = defaultdict(list)
+    for place in places:
+        groups[template(comparison, place)].append(place)
+    return list(groups.values())
 
 
 def _tensor_findings(
