@@ -12,7 +12,7 @@ from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.noise import SUSPECT
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.apart import Apart
-from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_proved, behind_settings
+from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_named, behind_proved, behind_settings
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.definitions.readings import Rows
@@ -96,9 +96,9 @@ class Round:
 
     def _at(self, places: list[Place]) -> Outcome | None:
         """What explains these places together; None where no edit can."""
-        before = len(self.why.moved)
+        before = len(self.why.rows)
         known = self.why.of(places) if places[0].port == "out" else self.why.known(places)
-        if len(self.why.moved) > before:
+        if len(self.why.rows) > before:
             self.read.add(site_name(self.comparison, places[0]))
         if places[0].port == "out" or known is not None:
             return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
@@ -108,6 +108,9 @@ class Round:
         self.session.progress(f"trying repairs for {len(places)} places")
         outcome = self._searched(self._bench, places)
         if outcome.mend is not None:
+            fewer = self._with_fewer_edits(outcome.mend, places)
+            if fewer is not None:
+                return fewer
             self.mends.append(outcome.mend)
             factor = any(edit.changes_factor for edit in outcome.mend.edits)
             return replace(outcome, causes=self.why.factor(places)) if factor else outcome
@@ -118,13 +121,11 @@ class Round:
         if beside is None:
             return self._first(behind(self.why, places), places) or outcome
         setting, causes = beside
-        for varied in behind_settings(self.why, [setting]):
-            found = self._beside(varied, places)
-            if found.mend is not None:
-                return found
-            if found.complete:
-                return replace(outcome, causes=causes)
-        return outcome
+        varied = behind_settings(self.why, [setting])
+        found = None if varied is None else self._beside(varied, places)
+        if found is not None and found.mend is not None:
+            return found
+        return replace(outcome, causes=causes) if found is not None and found.complete else outcome
 
     def _mended_already(self, places: list[Place]) -> Outcome | None:
         """What mends other places of this round mends these too: of layers that changed places the stream after one of
@@ -138,6 +139,17 @@ class Round:
                 return Outcome(replace(mend, before=before, after=after, also=()), (), 1)
         return None
 
+    def _with_fewer_edits(self, mend: Mend, places: list[Place]) -> Outcome | None:
+        """What takes fewer edits with the source as the target's configuration says, of several one of which is a
+        factor: a factor in a model's code can be made up for in the mapping."""
+        if len(mend.edits) < 2 or not any(edit.changes_factor for edit in mend.edits):
+            return None
+        for varied in behind_named(self.why, places):
+            found = self._searched_beside(varied, places)
+            if found.mend is not None and len(found.mend.edits) < len(mend.edits):
+                return self._kept(varied, found.mend, found)
+        return None
+
     def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:
         """The first of them in which the places are mended."""
         found = (self._beside(varied, places) for varied in variations)
@@ -145,12 +157,15 @@ class Round:
 
     def _beside(self, varied: Varied, places: list[Place]) -> Outcome:
         """What mends these places where a definition that differs there does not show."""
-        bench = self._bench_of(varied.comparison)
+        outcome = self._searched_beside(varied, places)
+        return outcome if outcome.mend is None else self._kept(varied, outcome.mend, outcome)
+
+    def _searched_beside(self, varied: Varied, places: list[Place]) -> Outcome:
         with source_set(self.session, varied.settings):
-            outcome = self._searched(bench, places)
-        if outcome.mend is None:
-            return outcome
-        self.mends.append(outcome.mend)
+            return self._searched(self._bench_of(varied.comparison), places)
+
+    def _kept(self, varied: Varied, mend: Mend, outcome: Outcome) -> Outcome:
+        self.mends.append(mend)
         self.settings.update(varied.settings)
         return replace(outcome, causes=Causes(evidence=(varied.words,)))
 
@@ -179,7 +194,7 @@ def _settled(outcome: Outcome | None) -> bool:
     return outcome is not None and (outcome.mend is not None or outcome.causes.proved is not None)
 
 
-def definitions(session: Session, comparison: Comparison, undone: Collection[str] = ()) -> Definitions:
+def definitions(session: Session, comparison: Comparison, moved: Collection[str] = ()) -> Definitions:
     """What the two models define differently is looked for with the source where it can be run here and set, else with
     the target."""
     target = session.target
@@ -190,7 +205,7 @@ def definitions(session: Session, comparison: Comparison, undone: Collection[str
     replay = source_replay(session, comparison)
     if replay is None or getattr(replay.side, "knobs", None) is None:
         replay = None if knobs is None else TargetReplay(comparison.rerun, comparison.plants)
-    return Definitions(comparison, replay, differences, session.sizes, undone)
+    return Definitions(comparison, replay, differences, session.sizes, moved)
 
 
 def source_replay(session: Session, comparison: Comparison) -> Replay | None:

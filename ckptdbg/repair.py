@@ -138,14 +138,14 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in replaced]
     state.patches |= {t: session.made[t] for t in wrong}
     state.read |= this.read
-    state.moved |= this.why.moved
+    state.moved |= this.why.rows
     for edit in (e for m in this.mends for e in m.edits):
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
     if this.mends:
         state.settings |= this.settings
         state.patches |= made_by(session, state.mapping, state.edited)
-    return findings, bool(wrong or this.mends or this.why.moved)
+    return findings, bool(wrong or this.mends or this.why.rows)
 
 
 def _behind_settings(session: Session, state: _State) -> list[Finding]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, product
 from typing import Any
 
 from ckptdbg.compare.comparison import Comparison
@@ -32,12 +31,15 @@ class Varied:
 def behind(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
     """With a source that is set as the target's configuration says; then with the scales at these places alike in all
     elements on both sides. Nothing where the source cannot be run."""
-    if not isinstance(why.replay, Replay) or places[0].port == "out":
-        return
-    named = why.experiments.named_candidates(places)
-    for chosen in islice(product(*named), _MOST_READINGS) if named else ():
-        yield from behind_settings(why, chosen)
-    yield from _without_scales(why, why.replay, places)
+    if isinstance(why.replay, Replay) and places[0].port != "out":
+        yield from behind_named(why, places)
+        yield from _without_scales(why, why.replay, places)
+
+
+def behind_named(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
+    """With a source that is set as the target's configuration says of what reaches these places."""
+    if isinstance(why.replay, Replay):
+        yield from _behind_each(why, why.experiments.readings(places)[:_MOST_READINGS])
 
 
 def behind_proved(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
@@ -45,10 +47,14 @@ def behind_proved(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]
     another point there, with those here alike in all elements on both sides."""
     if not isinstance(why.replay, Replay):
         return
-    for chosen in why.established:
-        yield from behind_settings(why, [chosen])
+    yield from _behind_each(why, ([chosen] for chosen in why.established))
     if why.order_differs:
         yield from _without_scales(why, why.replay, places)
+
+
+def _behind_each(why: Definitions, settings: Iterable[Sequence[Candidate]]) -> Iterator[Varied]:
+    found = (behind_settings(why, chosen) for chosen in settings)
+    yield from (varied for varied in found if varied is not None)
 
 
 def _without_scales(why: Definitions, replay: Replay, places: Sequence[Place]) -> Iterator[Varied]:
@@ -58,12 +64,13 @@ def _without_scales(why: Definitions, replay: Replay, places: Sequence[Place]) -
         yield Varied(said, level.comparison)
 
 
-def behind_settings(why: Definitions, chosen: Sequence[Candidate]) -> Iterator[Varied]:
-    """With a source that is set so; nothing where it cannot be run so."""
+def behind_settings(why: Definitions, chosen: Sequence[Candidate]) -> Varied | None:
+    """With a source that is set so; None where it cannot be run so."""
     runs = why.experiments.runs_with(joined(chosen))
-    if runs is not None:
-        source = why.comparison.source
-        varied = replace(source, runs=replace(source.runs, isolated=runs))
-        words = "; ".join(f"{c.meaning.name}: {c.before} in the source, {c.after} in the target" for c in chosen)
-        said = f"it mends the place once the models define the same, which they do not: {words}"
-        yield Varied(said, replace(why.comparison, source=varied), joined(chosen).changes)
+    if runs is None:
+        return None
+    source = why.comparison.source
+    varied = replace(source, runs=replace(source.runs, isolated=runs))
+    words = "; ".join(f"{c.meaning.name}: {c.before} in the source, {c.after} in the target" for c in chosen)
+    said = f"it mends the place once the models define the same, which they do not: {words}"
+    return Varied(said, replace(why.comparison, source=varied), joined(chosen).changes)

@@ -41,7 +41,9 @@ def joined(candidates: Sequence[Candidate]) -> Candidate:
     """Several settings at once."""
     first, *rest = candidates
     names, before, after = ([getattr(c, key) for c in candidates] for key in ("meaning", "before", "after"))
-    meaning = replace(first.meaning, name=" and ".join(m.name for m in names))
+    meaning = replace(first.meaning, name=" and ".join(dict.fromkeys(m.name for m in names)))
+    if meaning == first.meaning:  # one setting held under several names
+        before, after = dict.fromkeys(before), dict.fromkeys(after)
     changes = {path: value for c in candidates for path, value in c.changes.items()}
     return Candidate(meaning, " and ".join(before), " and ".join(after), changes, first.given if not rest else None)
 

@@ -56,9 +56,9 @@ class Definitions:
     replay: Replay | TargetReplay | None
     differences: Sequence[FieldDifference]
     sizes: Mapping[str, int]
-    undone: Collection[str] = ()
+    moved: Collection[str] = ()
     """Target tensors whose rows were moved to where the target looks for them: no longer a difference."""
-    moved: dict[str, Rows] = field(default_factory=dict)
+    rows: dict[str, Rows] = field(default_factory=dict)
     """By target tensor, the rows in which the two models were seen to differ, at whatever places."""
     established: list[Candidate] = field(default_factory=list)
     """Settings that were proved to differ, at whatever places."""
@@ -146,8 +146,8 @@ class Definitions:
         return Causes(meaning=chosen.meaning, evidence=(text,))
 
     def _read(self, places: Sequence[Place]) -> Causes | None:
-        for reading in read_off(self.comparison, places, self.undone):
-            self.moved |= reading.rows
+        for reading in read_off(self.comparison, places, self.moved):
+            self.rows |= reading.rows
             rest = "What else may be wrong here shows when this is mended."
             sentence = f"{_capital(reading.meaning.name)} differs: {reading.sentence}. {rest}"
             return Causes(sentence, reading.meaning, self._named(reading.meaning))

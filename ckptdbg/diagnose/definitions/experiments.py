@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, product
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
@@ -15,6 +16,9 @@ from ckptdbg.diagnose.definitions.meanings import FACTORS
 from ckptdbg.diagnose.definitions.trials import Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import Place
+
+# Of several settings and what each may mean; a run of one side for each of them.
+_MOST_READINGS = 24
 
 
 @dataclass
@@ -74,7 +78,8 @@ class Experiments:
             found = trials.prove(Group(together[0].meaning, [joined(together)]), places)
             return found if found is not None and not found.beyond else None
 
-        chosen = [first for first, *_ in self.named_candidates(places)]
+        left = [(trials.remaining(joined(r), places[0]), i, r) for i, r in enumerate(self.readings(places))]
+        _, _, chosen = min((each for each in left if each[0] is not None), default=(0, 0, []))
         proof = whole(chosen) if len(chosen) > 1 else None
         for candidate in [*chosen] if proof is not None else []:
             fewer = [c for c in chosen if c is not candidate]
@@ -89,14 +94,29 @@ class Experiments:
             return None
         return self.trials.prove_two(self._groups(places), places)
 
-    def named_candidates(self, places: Sequence[Place]) -> list[list[Candidate]]:
-        """What the target's configuration says of every setting that reaches these places; of each, all that its words
-        may mean."""
+    def readings(self, places: Sequence[Place]) -> list[list[Candidate]]:
+        """What the target's configuration says of these places, as it may be meant: of each of its fields one setting
+        of the source, then other ways."""
         if self.trials is None:
             return []
+        fields = self._meant(places)
+        found = sorted(islice(product(*fields), _MOST_READINGS), key=lambda parts: any(len(p) != 1 for p in parts))
+        return [chosen for parts in found if (chosen := [c for part in parts for c in part])]
+
+    def _meant(self, places: Sequence[Place]) -> list[list[list[Candidate]]]:
+        """Of each field of the target's configuration the settings of the source that it may be meant for: one, all of
+        them, or none."""
+        assert self.trials is not None
         idle = {paths for _, paths in self.trials.idle}
-        named = [[c for c in g.candidates if _named_by_the_target(c)] for g in self._groups(places)]
-        return [kept for each in named if (kept := [c for c in each if frozenset(c.changes) not in idle])]
+        fields: dict[str, list[list[Candidate]]] = {}
+        for group in self._groups(places):
+            named = [c for c in group.candidates if _named_by_the_target(c) and frozenset(c.changes) not in idle]
+            if named and named[0].given is not None:
+                fields.setdefault(named[0].given.target, []).append(named)
+        return [
+            [*([c] for named in field for c in named), *([[n[0] for n in field]] if len(field) > 1 else []), []]
+            for field in fields.values()
+        ]
 
     def runs_with(self, candidate: Candidate) -> Runs | None:
         """The isolated runs of the varied side so set; None where it cannot be run so."""

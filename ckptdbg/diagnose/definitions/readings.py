@@ -47,11 +47,11 @@ class Reading:
     """By target tensor, where moving its rows undoes the difference."""
 
 
-def read_off(comparison: Comparison, places: Sequence[Place], undone: Collection[str] = ()) -> Iterator[Reading]:
-    """Definitions that are seen to differ at these places; not those of ``undone`` target tensors."""
+def read_off(comparison: Comparison, places: Sequence[Place], moved: Collection[str] = ()) -> Iterator[Reading]:
+    """Definitions that are seen to differ at these places; not those of ``moved`` target tensors."""
     for m in sorted({m for p in places for m in p.met}):
         tensors = comparison.target.met_labels[m].tensors
-        if set(tensors) & set(undone):
+        if set(tensors) & set(moved):
             continue
         ours = comparison.target.meetings[m]
         theirs = [x for x in comparison.source.view.meetings if x.tensors == ours.tensors and x.opaque is None]

@@ -86,7 +86,7 @@ class Trials:
         partly: Proof | None = None
         tried, unchanged = len(self.in_vain), 0
         for candidate in group.candidates:
-            remaining = self._remaining(candidate, places[0])
+            remaining = self.remaining(candidate, places[0])
             if remaining is None or self.exhausted:
                 continue
             if remaining == _UNCHANGED:
@@ -125,7 +125,7 @@ class Trials:
             self.in_vain, self.left = own
         return None
 
-    def _remaining(self, candidate: Candidate, place: Place) -> float | None:
+    def remaining(self, candidate: Candidate, place: Place) -> float | None:
         """How much of the difference at a place is left, infinity where nothing of it has changed; None where the
         model cannot be run so."""
         found = self._difference(candidate, place)
