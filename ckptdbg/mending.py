@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ckptdbg.compare.comparison import Comparison
-from ckptdbg.compare.noise import SUSPECT
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.apart import Apart
 from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_named, behind_proved, behind_settings
@@ -21,7 +20,7 @@ from ckptdbg.diagnose.regions import Place, merged
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import Evidence, exchange_partners
 from ckptdbg.diagnose.suspects import site_name, suspects_of
-from ckptdbg.diagnose.trial import Attempt, Bench
+from ckptdbg.diagnose.trial import Bench
 from ckptdbg.result import Finding
 
 if TYPE_CHECKING:
@@ -52,22 +51,58 @@ class Round:
         return find(self.comparison, self.evidence, self.session.mapping, self._solve)
 
     def _solve(self, places: list[Place]) -> list[Solved]:
-        """All of them at once; where nothing explains them so, apart by what they are made of: an entry may be wrong in
-        one layer of a template that differs in every layer."""
-        whole = self._named(places, self._at(places))
-        if _settled(whole[1]):
-            return self._with_the_rest(*whole)
-        parts = self._by_suspects(places)
-        if len(parts) < 2:
-            return [whole]
-        # most layers first: what is proved of them is known where one of them has another fault besides
-        each = [
-            solved
-            for part in sorted(parts, key=len, reverse=True)
-            for found in [self._first(behind_proved(self.why, part), part) or self._at(part)]
-            for solved in self._with_the_rest(*self._named(part, found))
-        ]
-        return sorted(each, key=lambda s: s[0][0].consumers) if any(_settled(o) for _, o in each) else [whole]
+        """All of them at once where they are made of the same; else most of them, and the others apart where what
+        explains those does not explain them: an entry may be wrong in one layer of a template that differs in all."""
+        outcome = self._known(places)
+        if outcome is None and places[0].port != "out":
+            most, *others = sorted(self._by_suspects(places), key=len, reverse=True)
+            if others:
+                return self._apart(most, others)
+            outcome = self._sought(places)
+        return self._with_the_rest(*self._named(places, outcome))
+
+    def _apart(self, most: list[Place], others: list[list[Place]]) -> list[Solved]:
+        places = sorted([*most, *(p for part in others for p in part)], key=_turn)
+        outcome = self._at(most)
+        whole = self._everywhere(outcome, places)
+        if whole is not None:
+            return self._with_the_rest(*self._named(places, whole))
+        alike = [part for part in others if self._also(outcome, part) is not None]
+        first = sorted([*most, *(p for part in alike for p in part)], key=_turn)
+        found = [(first, self._also(outcome, first) or outcome)]
+        # what was proved is known where one of the others has another fault besides
+        for part in (part for part in others if part not in alike):
+            found.append((part, self._first(behind_proved(self.why, part), part) or self._at(part)))
+        if not any(_settled(o) for _, o in found):
+            return [self._named(places, outcome)]
+        each = [solved for part in found for solved in self._with_the_rest(*self._named(*part))]
+        return sorted(each, key=lambda solved: _turn(solved[0][0]))
+
+    def _everywhere(self, outcome: Outcome | None, places: list[Place]) -> Outcome | None:
+        """What explains some places, as it explains all; of edits that do as well there, the first that does so."""
+        mend = None if outcome is None else outcome.mend
+        if outcome is None or mend is None or mend not in self.mends:
+            return self._also(outcome, places)
+        for edits in (mend.edits, *mend.also):
+            rest = tuple(other for other in (mend.edits, *mend.also) if other is not edits)
+            found = self._also(replace(outcome, mend=replace(mend, edits=edits, also=rest)), places)
+            if found is not None and found.mend is not None:
+                self.mends[self.mends.index(mend)] = found.mend
+                return found
+        return None
+
+    def _also(self, outcome: Outcome | None, places: list[Place]) -> Outcome | None:
+        """What explains some places, as it explains these; None where it does not."""
+        if outcome is None or not _settled(outcome):
+            return None
+        if outcome.mend is None:
+            causes = self.why.again(outcome.causes, places)
+            return None if causes is None else replace(outcome, causes=causes)
+        mend = outcome.mend.at(places)
+        if mend is None:
+            return None
+        plainly = mend.bench is self._bench
+        return replace(outcome, mend=mend, causes=self._factor(mend, places) if plainly else outcome.causes)
 
     def _with_the_rest(self, places: list[Place], outcome: Outcome | None) -> list[Solved]:
         """What explains these places, and what explains later ones on their streams that it leaves unexplained."""
@@ -96,12 +131,18 @@ class Round:
 
     def _at(self, places: list[Place]) -> Outcome | None:
         """What explains these places together; None where no edit can."""
+        known = self._known(places)
+        return known if known is not None or places[0].port == "out" else self._sought(places)
+
+    def _known(self, places: list[Place]) -> Outcome | None:
+        """What explains these places before any edit is tried."""
         before = len(self.why.rows)
         known = self.why.of(places) if places[0].port == "out" else self.why.known(places)
         if len(self.why.rows) > before:
             self.read.add(site_name(self.comparison, places[0]))
-        if places[0].port == "out" or known is not None:
-            return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
+        return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
+
+    def _sought(self, places: list[Place]) -> Outcome:
         again = self._mended_already(places)
         if again is not None:
             return again
@@ -112,8 +153,7 @@ class Round:
             if fewer is not None:
                 return fewer
             self.mends.append(outcome.mend)
-            factor = any(edit.changes_factor for edit in outcome.mend.edits)
-            return replace(outcome, causes=self.why.factor(places)) if factor else outcome
+            return replace(outcome, causes=self._factor(outcome.mend, places))
         outcome = replace(outcome, causes=self.why.of(places))
         if outcome.causes.proved is not None:
             return outcome
@@ -127,17 +167,17 @@ class Round:
             return found
         return replace(outcome, causes=causes) if found is not None and found.complete else outcome
 
+    def _factor(self, mend: Mend, places: list[Place]) -> Causes:
+        return self.why.factor(places) if any(edit.changes_factor for edit in mend.edits) else Causes()
+
     def _mended_already(self, places: list[Place]) -> Outcome | None:
         """What mends other places of this round mends these too: of layers that changed places the stream after one of
         them differs, and agrees after both."""
         if not self.mends or self._bench.quiet(places):
             return None
-        for mend in self.mends:
-            after = max(self._bench.ratios([Attempt(place, mend.edits) for place in places]))
-            if after < SUSPECT and not self._bench.breaks(mend.edits, places):
-                before = max(place.ratio for place in places)
-                return Outcome(replace(mend, before=before, after=after, also=()), (), 1)
-        return None
+        found = (mend.at(places) for mend in self.mends)
+        mend = next((mend for mend in found if mend is not None), None)
+        return None if mend is None else Outcome(mend, (), 1)
 
     def _with_fewer_edits(self, mend: Mend, places: list[Place]) -> Outcome | None:
         """What takes fewer edits with the source as the target's configuration says, of several one of which is a
@@ -188,6 +228,10 @@ def source_set(session: Session, settings: Mapping[str, Any]) -> AbstractContext
 
 def _apart_from(evidence: Evidence, tensors: Collection[str]) -> Evidence:
     return replace(evidence, tensors=[d for d in evidence.tensors if d.tensor not in tensors])
+
+
+def _turn(place: Place) -> tuple[int, ...]:
+    return place.consumers
 
 
 def _settled(outcome: Outcome | None) -> bool:

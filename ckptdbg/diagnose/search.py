@@ -7,7 +7,7 @@ survives there is confirmed in all layers together.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from ckptdbg.compare.noise import SUSPECT
@@ -39,10 +39,24 @@ class Mend:
     after: float
     also: tuple[tuple[Edit, ...], ...] = ()
     """Other edits that do as well: the evidence cannot tell them apart."""
+    bench: Bench = field(kw_only=True, repr=False)
+    """Where they were tried."""
 
     @property
     def cost(self) -> int:
         return sum(e.cost for e in self.edits)
+
+    def at(self, places: Sequence[Place]) -> Mend | None:
+        """The same edits at these places; None where they do not mend them, or spoil what agrees elsewhere."""
+        after = self._left(self.edits, places)
+        if after is None:
+            return None
+        also = tuple(edits for edits in self.also if self._left(edits, places) is not None)
+        return replace(self, before=max(p.ratio for p in places), after=after, also=also)
+
+    def _left(self, edits: tuple[Edit, ...], places: Sequence[Place]) -> float | None:
+        after = max(self.bench.ratios([Attempt(place, edits) for place in places]))
+        return after if after < SUSPECT and not self.bench.breaks(edits, places) else None
 
 
 @dataclass(frozen=True)
@@ -121,7 +135,7 @@ def search(
         if kept:
             best, *others = sorted(kept, key=lambda m: (m.cost, len(m.edits), *_turns(bench, places[0], m)))
             also = tuple(m.edits for m in others)
-            return Outcome(Mend(best.edits, best.before, best.after, also), (), tried)
+            return Outcome(replace(best, also=also), (), tried)
     if bench.exhausted:
         return Outcome(None, (), bench.runs - before, complete=False)
     return Outcome(None, (*_singles_excluded(singles), *_others_excluded(sizes_of_rounds[1:])), tried)
@@ -212,7 +226,7 @@ def _mending(
     for candidate in survivors:
         after = max(max(bench.ratios([Attempt(p, candidate) for p in group])) for group in groups)
         if after < SUSPECT:
-            mends.append(Mend(candidate, before, after))
+            mends.append(Mend(candidate, before, after, bench=bench))
     return mends
 
 

@@ -113,6 +113,16 @@ class Definitions:
         seen = observe(self.comparison, places[0], self.sizes)
         return Causes(evidence=(*(o.text for o in seen), *self._fitting(seen, places[0])), excluded=self._excluded())
 
+    def again(self, causes: Causes, places: Sequence[Place]) -> Causes | None:
+        """What was proved last, at these places; None where it does not explain them, or only a search could tell."""
+        if causes.meaning is ORDER and isinstance(self.replay, Replay):
+            uniform = agree_when_uniform(self.comparison, self.replay, places)
+            return None if uniform is None else self._applied_elsewhere(*uniform)
+        if not self.established or causes.meaning is not self.established[-1].meaning:
+            return None
+        proof = self.experiments.confirmed(self.established[-1], places)
+        return None if proof is None or (proof.beyond and not causes.beyond) else self._proved(proof, places)
+
     def beside_scales(self, places: Sequence[Place]) -> tuple[Candidate, Causes] | None:
         """A setting with which the source agrees once the scales in the region are alike in all elements on both sides,
         and what follows where no edit of the mapping mends the place with it set: the scales are applied at another
@@ -155,7 +165,8 @@ class Definitions:
 
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
         chosen, whole = proof.candidate, [p for p in with_merged(places) if p not in proof.beyond]
-        self.established.append(chosen)
+        if not any(chosen is known for known in self.established):
+            self.established.append(chosen)
         own = f" ({chosen.given.source})" if chosen.given is not None and chosen.given.source else ""
         said = f" ({chosen.given.target})" if chosen.given is not None else ""
         varied, other = ("target", "source") if isinstance(self.replay, TargetReplay) else ("source", "target")

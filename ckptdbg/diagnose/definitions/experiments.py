@@ -118,6 +118,10 @@ class Experiments:
             for field in fields.values()
         ]
 
+    def confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
+        """Whether this setting explains these places."""
+        return None if self.trials is None else self.trials.confirmed(candidate, places)
+
     def runs_with(self, candidate: Candidate) -> Runs | None:
         """The isolated runs of the varied side so set; None where it cannot be run so."""
         return None if self.trials is None else self.trials.runs_with(candidate)

@@ -96,7 +96,7 @@ class Trials:
                 self.idle.append((group.meaning, frozenset(candidate.changes)))
                 return partly
             self.reaching.append(group.meaning)
-            proof = self._confirmed(candidate, places) if remaining < _WORTH_CONFIRMING else None
+            proof = self.confirmed(candidate, places) if remaining < _WORTH_CONFIRMING else None
             if proof is not None and not proof.beyond:
                 return proof
             if proof is not None and candidate.given is not None:
@@ -172,7 +172,7 @@ class Trials:
         except CkptdbgError:
             return None
 
-    def _confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
+    def confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
         """Judge every place as a comparison would, with the model so set."""
         runs = self.runs_with(candidate)
         if runs is None:
@@ -224,7 +224,7 @@ class Trials:
             at, best = at + step, min(best, size)
             if abs(step) < 1e-9:
                 break
-        proof = self._confirmed(group.family(float(np.exp(at))), places)
+        proof = self.confirmed(group.family(float(np.exp(at))), places)
         return proof if proof is not None and not proof.beyond else None
 
 
