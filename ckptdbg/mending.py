@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
 from ckptdbg.diagnose.apart import Apart
 from ckptdbg.diagnose.definitions.behind import Varied, behind, behind_named, behind_proved, behind_settings
-from ckptdbg.diagnose.definitions.causes import Causes, Definitions
+from ckptdbg.diagnose.definitions.causes import Causes, Definitions, Proved
 from ckptdbg.diagnose.definitions.fields import field_differences, settings_of
 from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.findings import Solved, by_template, find
-from ckptdbg.diagnose.regions import Place, merged
+from ckptdbg.diagnose.regions import Place, merged, turn
 from ckptdbg.diagnose.search import Mend, Outcome, search
 from ckptdbg.diagnose.static import Evidence, exchange_partners
 from ckptdbg.diagnose.suspects import site_name, suspects_of
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 class Round:
     """What one comparison leads to: ``findings``, and once they were made ``mends``."""
 
-    def __init__(self, session: Session, moved: Mapping[str, Rows]) -> None:
-        """``moved`` are rows of target tensors that lie where the target looks for them: no longer a difference."""
+    def __init__(self, session: Session, moved: Mapping[str, Rows], proved: Proved) -> None:
+        """``moved`` are rows of target tensors that lie where the target looks for them: no longer a difference.
+        ``proved`` in earlier rounds; what is proved in this one is added."""
         self.session, self.comparison = session, session.comparison
         self.evidence = _apart_from(session.evidence, moved)
-        self.why = definitions(session, self.comparison, moved)
+        self.why = replace(definitions(session, self.comparison, moved), proved=proved)
         self.mends: list[Mend] = []
         self.settings: dict[str, Any] = {}
         """Of the source: what it was set to where an edit mends a place beside a definition."""
@@ -62,21 +63,21 @@ class Round:
         return self._with_the_rest(*self._named(places, outcome))
 
     def _apart(self, most: list[Place], others: list[list[Place]]) -> list[Solved]:
-        places = sorted([*most, *(p for part in others for p in part)], key=_turn)
-        outcome = self._at(most)
+        places = self._in_turn([most, *others])
+        _, outcome = self._named(most, self._at(most))
         whole = self._everywhere(outcome, places)
         if whole is not None:
             return self._with_the_rest(*self._named(places, whole))
         alike = [part for part in others if self._also(outcome, part) is not None]
-        first = sorted([*most, *(p for part in alike for p in part)], key=_turn)
+        first = self._in_turn([most, *alike])
         found = [(first, self._also(outcome, first) or outcome)]
-        # what was proved is known where one of the others has another fault besides
-        for part in (part for part in others if part not in alike):
-            found.append((part, self._first(behind_proved(self.why, part), part) or self._at(part)))
+        found += [(part, self._at(part)) for part in others if part not in alike]
         if not any(_settled(o) for _, o in found):
             return [self._named(places, outcome)]
-        each = [solved for part in found for solved in self._with_the_rest(*self._named(*part))]
-        return sorted(each, key=lambda solved: _turn(solved[0][0]))
+        return [solved for part in found for solved in self._with_the_rest(*self._named(*part))]
+
+    def _in_turn(self, parts: Iterable[list[Place]]) -> list[Place]:
+        return sorted((p for part in parts for p in part), key=lambda p: turn(self.comparison, p))
 
     def _everywhere(self, outcome: Outcome | None, places: list[Place]) -> Outcome | None:
         """What explains some places, as it explains all; of edits that do as well there, the first that does so."""
@@ -96,7 +97,7 @@ class Round:
         if outcome is None or not _settled(outcome):
             return None
         if outcome.mend is None:
-            causes = self.why.again(outcome.causes, places)
+            causes = self.why.again(places)
             return None if causes is None else replace(outcome, causes=causes)
         mend = outcome.mend.at(places)
         if mend is None:
@@ -110,16 +111,14 @@ class Round:
         if not beyond:
             return [(places, outcome)]
         explained = [replace(p, merged=tuple(q for q in p.merged if q not in beyond)) for p in places]
-        rest = [
-            [self._named(group, found)] if found is not None else self._solve(group)
-            for group in by_template(self.comparison, merged(self.comparison, beyond))
-            for found in [self._first(behind_proved(self.why, group), group)]
-        ]
-        return [(explained, outcome), *(solved for each in rest for solved in each)]
+        rest = by_template(self.comparison, merged(self.comparison, beyond))
+        return [(explained, outcome), *(solved for group in rest for solved in self._solve(group))]
 
     def _named(self, places: list[Place], outcome: Outcome | None) -> Solved:
         sites = {site_name(self.comparison, p) for p in places}
         self.groups.setdefault(site_name(self.comparison, places[0]), set()).update(sites)
+        if outcome is not None:
+            self.why.proved.add(outcome.causes)
         return places, outcome
 
     def _by_suspects(self, places: Sequence[Place]) -> list[list[Place]]:
@@ -143,18 +142,26 @@ class Round:
         return Outcome(None, (), 0, causes=known) if known is not None and known.proved else None
 
     def _sought(self, places: list[Place]) -> Outcome:
-        again = self._mended_already(places)
+        again = self._mended_already(places) or self._explained_already(places)
+        again = again or self._first(behind_proved(self.why, places), places)
         if again is not None:
             return again
         self.session.progress(f"trying repairs for {len(places)} places")
-        outcome = self._searched(self._bench, places)
+        alone: list[Causes | None] = []
+
+        def otherwise() -> Collection[str] | None:
+            alone.append(self.why.alone(places))
+            return None if alone[0] is None else alone[0].unseen
+
+        outcome = self._searched(self._bench, places, otherwise)
         if outcome.mend is not None:
             fewer = self._with_fewer_edits(outcome.mend, places)
             if fewer is not None:
                 return fewer
             self.mends.append(outcome.mend)
             return replace(outcome, causes=self._factor(outcome.mend, places))
-        outcome = replace(outcome, causes=self.why.of(places))
+        explained = alone[0] if alone else self.why.alone(places)
+        outcome = replace(outcome, causes=self.why.else_of(places) if explained is None else explained)
         if outcome.causes.proved is not None:
             return outcome
         beside = self.why.beside_scales(places)
@@ -178,6 +185,11 @@ class Round:
         found = (mend.at(places) for mend in self.mends)
         mend = next((mend for mend in found if mend is not None), None)
         return None if mend is None else Outcome(mend, (), 1)
+
+    def _explained_already(self, places: list[Place]) -> Outcome | None:
+        """What the models were seen to define differently elsewhere, or here before something was mended."""
+        causes = self.why.again(places)
+        return None if causes is None else Outcome(None, (), 0, causes=causes)
 
     def _with_fewer_edits(self, mend: Mend, places: list[Place]) -> Outcome | None:
         """What takes fewer edits with the source as the target's configuration says, of several one of which is a
@@ -212,13 +224,15 @@ class Round:
     def _bench_of(self, comparison: Comparison) -> Bench:
         return Bench(comparison, self.session.mapping, self.session.progress, self._moved)
 
-    def _searched(self, bench: Bench, places: list[Place]) -> Outcome:
+    def _searched(
+        self, bench: Bench, places: list[Place], otherwise: Callable[[], Collection[str] | None] = lambda: None
+    ) -> Outcome:
         session, comparison = self.session, self.comparison
         suspects = suspects_of(comparison, places[0])
         partners = exchange_partners(comparison, self.evidence, session.mapping, places)
         apart = None if self._replay is None else Apart(bench.comparison, self._replay)
         mapping, sizes, unused = session.unbound_mapping, session.sizes, session.unused_sources
-        return search(bench, places, suspects, mapping, sizes, unused, partners, apart)
+        return search(bench, places, suspects, mapping, sizes, unused, partners, apart, otherwise)
 
 
 def source_set(session: Session, settings: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -228,10 +242,6 @@ def source_set(session: Session, settings: Mapping[str, Any]) -> AbstractContext
 
 def _apart_from(evidence: Evidence, tensors: Collection[str]) -> Evidence:
     return replace(evidence, tensors=[d for d in evidence.tensors if d.tensor not in tensors])
-
-
-def _turn(place: Place) -> tuple[int, ...]:
-    return place.consumers
 
 
 def _settled(outcome: Outcome | None) -> bool:

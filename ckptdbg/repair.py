@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ckptdbg.diagnose.definitions.causes import Proved
 from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.findings import by_template, find
 from ckptdbg.diagnose.regions import find_places, with_merged
@@ -74,6 +75,7 @@ class _State:
     """By the site of a finding, the sites of all its places."""
     seen: set[str] = field(default_factory=set)
     """Sites of all places that diverged in any round."""
+    proved: Proved = field(default_factory=Proved)
 
     def tensors(self, target: Loaded) -> dict[str, Array]:
         """What stands in for the target's own tensors, rows moved last of all."""
@@ -130,7 +132,7 @@ def _key(finding: Finding) -> tuple:
 def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     state.seen |= _divergent(session)
-    this = Round(session, state.moved)
+    this = Round(session, state.moved, state.proved)
     findings = this.findings()
     for site, sites in this.groups.items():
         state.groups.setdefault(site, set()).update(sites)

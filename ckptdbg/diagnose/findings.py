@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.diagnose.places import place_finding
 from ckptdbg.diagnose.precision import precision_findings
-from ckptdbg.diagnose.regions import OUTPUT, Place, find_places, goes_on
+from ckptdbg.diagnose.regions import OUTPUT, Place, find_places, goes_on, turn
 from ckptdbg.diagnose.routing import routing_findings
 from ckptdbg.diagnose.search import Outcome
 from ckptdbg.diagnose.static import Evidence
@@ -34,9 +34,13 @@ def find(
     effect: Effect = "diverges" if goes_on(comparison, places) else "none"
     findings = _tensor_findings(comparison, evidence, mapping, explained, effect)
     groups = by_template(comparison, [place for place in places if place not in explained])
-    solved = [each for group in groups for each in solve(group)]
+    # most layers first: what is proved of them is known where one of them has another fault besides
+    solved = [each for group in sorted(groups, key=len, reverse=True) for each in solve(group)]
     findings += _merged(
-        [place_finding(comparison, evidence, mapping, part, outcome, effect) for part, outcome in solved]
+        [
+            place_finding(comparison, evidence, mapping, part, outcome, effect)
+            for part, outcome in sorted(solved, key=lambda each: turn(comparison, each[0][0]))
+        ]
     )
     return [*findings, *routing_findings(comparison), *precision_findings(comparison)]
 

@@ -43,10 +43,13 @@ def find_places(comparison: Comparison) -> list[Place]:
     if comparison.output.isolated.divergent:
         regions.append(_output_place(comparison))
     regions = merged(comparison, regions)
-    end = len(comparison.target.graph.anchors)
-    return sorted(
-        [*outs, *regions], key=lambda p: (p.consumers[0] if p.consumers[0] != OUTPUT else end, p.port == "out")
-    )
+    return sorted([*outs, *regions], key=lambda p: turn(comparison, p))
+
+
+def turn(comparison: Comparison, place: Place) -> tuple[int, bool]:
+    """When a place is reached, as something to sort by."""
+    first = place.consumers[0]
+    return len(comparison.target.graph.anchors) if first == OUTPUT else first, place.port == "out"
 
 
 def sound_places(comparison: Comparison) -> list[Place]:

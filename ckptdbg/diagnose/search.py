@@ -6,7 +6,7 @@ survives there is confirmed in all layers together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -95,10 +95,12 @@ def search(
     unused: Mapping[str, tuple[int, ...]],
     partners: Sequence[BoundEntry] = (),
     apart: Apart | None = None,
+    otherwise: Callable[[], Collection[str] | None] = lambda: None,
 ) -> Outcome:
     """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template. ``partners`` are entries
     elsewhere that one of them may have been exchanged with. ``apart`` judges one suspect without the others, where the
-    source can be run."""
+    source can be run. ``otherwise`` is asked before pairs are tried that nothing points to: where something else than
+    the mapping explains the places, the only entries whose edits are still worth trying."""
     bench.rest()
     if bench.quiet(places):
         return Outcome(None, (), 0)
@@ -108,20 +110,27 @@ def search(
         singles[s.entry.name] = _distinct(bench, places[0], found)
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
+    exchangeable = exchanges(full, mapping)
     exchanged = exchanges([*full, *partners], mapping)
     left: dict[int, float] = {}
-    moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in suspects]
 
     def rounds() -> Iterator[Sequence[tuple[Edit, ...]]]:
         """From the least change on; what comes later is put together only if it is needed."""
         yield [*exchanged, *(c for found in singles.values() for c in found)]
         yield _pairs_apart(bench, places, singles, apart)
         yield pairs.led(singles, exchanged, left)
-        yield pairs.beside_exchanges(exchanges(full, mapping), singles)[:_MOST_MIXED]
+        yield pairs.beside_exchanges(exchangeable, singles)[:_MOST_MIXED]
+        with bench.paused():
+            among = otherwise()
+        open_ones = [s for s in suspects if among is None or s.entry.name in among]
+        if not open_ones:
+            return
+        moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in open_ones]
         yield list(islice(pairs.of_one_family(moving), _MOST_PAIRS))
+        full = [s.entry for s in open_ones if not s.values_only]
         both = (c for e in full for c in pairs.twice(e, singles[e.name], mapping, sizes))
         twice = sorted(both, key=pairs.layouts_last)
-        mixed = sorted(pairs.of_two_families([singles[s.entry.name] for s in suspects]), key=pairs.layouts_last)
+        mixed = sorted(pairs.of_two_families([singles[s.entry.name] for s in open_ones]), key=pairs.layouts_last)
         yield [*_distinct(bench, places[0], twice[:_MOST_MIXED]), *mixed[:_MOST_MIXED]]
 
     tried, before, sizes_of_rounds = 0, bench.runs, []
@@ -160,7 +169,7 @@ def _singles_excluded(singles: Mapping[str, Sequence[tuple[Edit, ...]]]) -> list
 
 
 def _others_excluded(counts: Sequence[int]) -> list[str]:
-    apart, led, beside, same, other = counts
+    apart, led, beside, same, other = (*counts, 0, 0)[:5]
     most = f"the first {_MOST_PAIRS}" if same >= _MOST_PAIRS else "all"
     found = [f"{apart} pairs with an edit of one that mends it apart from the others"] if apart else []
     found += [f"{led} pairs with an edit that alone leaves little"] if led else []

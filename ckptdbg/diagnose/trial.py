@@ -6,7 +6,8 @@ again. Weights and plants are arguments of the compiled run, so nothing is compi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,6 +79,13 @@ class Bench:
     def rest(self) -> None:
         """Begin a new allowance of time."""
         self._deadline = time.process_time() + SECONDS
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in here is not of the allowance."""
+        started = time.process_time()
+        yield
+        self._deadline += time.process_time() - started
 
     def ratios(self, attempts: Sequence[Attempt]) -> list[float]:
         """Promoted ratio at each attempt's place after its edits; inf where an edit takes the place's counterpart

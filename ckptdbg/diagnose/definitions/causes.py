@@ -38,12 +38,31 @@ class Causes:
     """Settings that were tried and do not explain it."""
     beyond: tuple[Place, ...] = ()
     """Later places on the same stream that what is proved does not explain."""
+    setting: Candidate | None = None
+    """What explains it, where that is a setting."""
+    unseen: tuple[str, ...] = ()
+    """Entries whose edits may explain it as well: where the proof was made, none of theirs shows."""
 
     @property
     def likeliest(self) -> str:
         """What fits best where nothing is proved, as a sentence of its own; empty where nothing fits."""
         fits = [line.removeprefix(_FITS) for line in self.evidence if line.startswith(_FITS)]
         return f" What fits the evidence best: {fits[0]}." if fits and self.proved is None else ""
+
+
+@dataclass
+class Proved:
+    """What two models were seen to define differently, at whatever places and in whatever round."""
+
+    settings: list[Candidate] = field(default_factory=list)
+    scales: set[str] = field(default_factory=set)
+    """Entries of scales that are applied at another point, of which no edit explains it."""
+
+    def add(self, causes: Causes) -> None:
+        """Causes that were told of places."""
+        self.scales |= set(causes.unseen)
+        if causes.setting is not None and not any(causes.setting is known for known in self.settings):
+            self.settings.append(causes.setting)
 
 
 @dataclass
@@ -60,10 +79,7 @@ class Definitions:
     """Target tensors whose rows were moved to where the target looks for them: no longer a difference."""
     rows: dict[str, Rows] = field(default_factory=dict)
     """By target tensor, the rows in which the two models were seen to differ, at whatever places."""
-    established: list[Candidate] = field(default_factory=list)
-    """Settings that were proved to differ, at whatever places."""
-    order_differs: bool = False
-    """Whether scales were seen to be applied at another point, at whatever places."""
+    proved: Proved = field(default_factory=Proved)
     experiments: Experiments = field(init=False)
 
     def __post_init__(self) -> None:
@@ -99,29 +115,36 @@ class Definitions:
 
     def of(self, places: Sequence[Place]) -> Causes:
         """Everything that can be said of these places."""
+        return self._read(with_merged(places)) or self.alone(places) or self.else_of(places)
+
+    def alone(self, places: Sequence[Place]) -> Causes | None:
+        """One thing that the models define differently, wherever no configuration names it; None where none is
+        proved."""
+        order = self._order(places)  # two runs, where settings take dozens
+        if order is not None:
+            return order
+        proof = self.experiments.proof(places)
+        return None if proof is None else self._proved(proof, places)
+
+    def else_of(self, places: Sequence[Place]) -> Causes:
+        """What can be said of these places where no one thing is proved."""
         read = self._read(with_merged(places))
         if read is not None:
             return read
-        if isinstance(self.replay, Replay):  # two runs, where settings take dozens
-            uniform = agree_when_uniform(self.comparison, self.replay, places)
-            if uniform is not None:
-                self.order_differs = True
-                return self._applied_elsewhere(*uniform)
-        proof = self.experiments.proof(places) or self.experiments.two(places)
+        proof = self.experiments.two(places)
         if proof is not None:
             return self._proved(proof, places)
         seen = observe(self.comparison, places[0], self.sizes)
         return Causes(evidence=(*(o.text for o in seen), *self._fitting(seen, places[0])), excluded=self._excluded())
 
-    def again(self, causes: Causes, places: Sequence[Place]) -> Causes | None:
-        """What was proved last, at these places; None where it does not explain them, or only a search could tell."""
-        if causes.meaning is ORDER and isinstance(self.replay, Replay):
-            uniform = agree_when_uniform(self.comparison, self.replay, places)
-            return None if uniform is None else self._applied_elsewhere(*uniform)
-        if not self.established or causes.meaning is not self.established[-1].meaning:
-            return None
-        proof = self.experiments.confirmed(self.established[-1], places)
-        return None if proof is None or (proof.beyond and not causes.beyond) else self._proved(proof, places)
+    def again(self, places: Sequence[Place]) -> Causes | None:
+        """What was proved at other places, or at these in an earlier round, where it explains them."""
+        for setting in self.proved.settings:
+            proof = self.experiments.confirmed(setting, places)
+            if proof is not None and (not proof.beyond or setting.given is not None):
+                return self._proved(proof, places)
+        order = self._order(places) if self.proved.scales else None
+        return order if order is not None and self.proved.scales >= set(order.unseen) else None
 
     def beside_scales(self, places: Sequence[Place]) -> tuple[Candidate, Causes] | None:
         """A setting with which the source agrees once the scales in the region are alike in all elements on both sides,
@@ -142,7 +165,7 @@ class Definitions:
             f"The scales of {names} are applied at another point than in the source, or in an order that was not tried."
         )
         sentence = f"{scales} With all elements of these scales alike on both sides more is seen. {found.proved}"
-        return proof.candidate, replace(found, proved=sentence)
+        return proof.candidate, replace(found, proved=sentence, setting=None)
 
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
@@ -165,8 +188,6 @@ class Definitions:
 
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
         chosen, whole = proof.candidate, [p for p in with_merged(places) if p not in proof.beyond]
-        if not any(chosen is known for known in self.established):
-            self.established.append(chosen)
         own = f" ({chosen.given.source})" if chosen.given is not None and chosen.given.source else ""
         said = f" ({chosen.given.target})" if chosen.given is not None else ""
         varied, other = ("target", "source") if isinstance(self.replay, TargetReplay) else ("source", "target")
@@ -179,15 +200,22 @@ class Definitions:
             f"{before:.3g} before, {proof.after:.2g} after): the tensors are as mapped, it is the target's definition "
             "that is to be changed."
         )
-        return Causes(sentence, chosen.meaning, self._named(chosen.meaning), beyond=proof.beyond)
+        named = self._named(chosen.meaning)
+        return Causes(sentence, chosen.meaning, named, beyond=proof.beyond, setting=chosen)
 
-    def _applied_elsewhere(self, entries: list[str], ratio: float) -> Causes:
+    def _order(self, places: Sequence[Place]) -> Causes | None:
+        if not isinstance(self.replay, Replay):
+            return None
+        uniform = agree_when_uniform(self.comparison, self.replay, places)
+        if uniform is None:
+            return None
+        entries, ratio = uniform
         names = " and ".join(entries)
         sentence = (
             f"The scales of {names} are applied at another point than in the source, as before the rotation and after "
             f"it: with all elements of these scales alike on both sides the two models agree here (ratio {ratio:.2g})."
         )
-        return Causes(sentence, ORDER, self._named(ORDER))
+        return Causes(sentence, ORDER, self._named(ORDER), unseen=tuple(entries))
 
     def _normalised(self, by: str, ratio: float) -> Causes:
         other = "source" if by == "target" else "target"

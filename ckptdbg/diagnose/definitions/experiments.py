@@ -13,7 +13,7 @@ from ckptdbg.diagnose.definitions.candidate import Candidate, Group, joined
 from ckptdbg.diagnose.definitions.candidates import groups
 from ckptdbg.diagnose.definitions.fields import FieldDifference
 from ckptdbg.diagnose.definitions.meanings import FACTORS
-from ckptdbg.diagnose.definitions.trials import Proof, Trials
+from ckptdbg.diagnose.definitions.trials import UNCHANGED, Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import Place
 
@@ -92,6 +92,7 @@ class Experiments:
         """Two settings at once, when each by itself was tried."""
         if self.trials is None or places[0].port == "out":
             return None
+        self.trials.allow()
         return self.trials.prove_two(self._groups(places), places)
 
     def readings(self, places: Sequence[Place]) -> list[list[Candidate]]:
@@ -117,6 +118,11 @@ class Experiments:
             [*([c] for named in field for c in named), *([[n[0] for n in field]] if len(field) > 1 else []), []]
             for field in fields.values()
         ]
+
+    def reaches(self, candidate: Candidate, places: Sequence[Place]) -> bool:
+        """Whether this setting changes anything at the first of these places."""
+        left = None if self.trials is None else self.trials.remaining(candidate, places[0])
+        return left is not None and left != UNCHANGED
 
     def confirmed(self, candidate: Candidate, places: Sequence[Place]) -> Proof | None:
         """Whether this setting explains these places."""

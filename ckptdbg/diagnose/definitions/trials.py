@@ -32,7 +32,8 @@ _STEPS = 12
 # Settings that alone leave less than a part of the difference, and how many of them are tried beside every other.
 _LITTLE = 0.5
 _MOST_LEADING = 4
-_UNCHANGED = float("inf")
+UNCHANGED = float("inf")
+"""What a setting without effect leaves."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,12 @@ class Trials:
 
     def rest(self) -> None:
         """Begin anew: another allowance of time, nothing tried."""
-        self.deadline = time.process_time() + SECONDS
+        self.allow()
         self.idle, self.reaching, self.in_vain, self.left = [], [], [], []
+
+    def allow(self) -> None:
+        """Another allowance of time."""
+        self.deadline = time.process_time() + SECONDS
 
     @property
     def without_effect(self) -> list[Meaning]:
@@ -89,7 +94,7 @@ class Trials:
             remaining = self.remaining(candidate, places[0])
             if remaining is None or self.exhausted:
                 continue
-            if remaining == _UNCHANGED:
+            if remaining == UNCHANGED:
                 unchanged += 1
                 if group.meaning.saturates and unchanged < len(group.candidates):
                     continue
@@ -133,7 +138,7 @@ class Trials:
             return None
         before = difference(self.comparison, place)
         if before is None or np.array_equal(before, found):
-            return _UNCHANGED
+            return UNCHANGED
         size = float(np.linalg.norm(before))
         return float(np.linalg.norm(found)) / size if size else None
 
