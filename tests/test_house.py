@@ -35,7 +35,6 @@ WIRING = {
     "sketching",
     "stepping",
     "repair",
-    "mending",
     "api",
     "cli",
     "samples",

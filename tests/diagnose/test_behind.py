@@ -87,8 +87,8 @@ def test_both_are_found_and_the_mapping_is_mended(case, tmp_path):
 
 @pytest.mark.slow
 def test_without_looking_behind_the_definition_the_order_is_not_found(tmp_path, monkeypatch):
-    monkeypatch.setattr("ckptdbg.mending.behind", lambda *_: iter(()))
-    monkeypatch.setattr("ckptdbg.mending.behind_proved", lambda *_: iter(()))
+    monkeypatch.setattr("ckptdbg.repair.solver.behind", lambda *_: iter(()))
+    monkeypatch.setattr("ckptdbg.repair.solver.behind_proved", lambda *_: iter(()))
     pair, faults, *_ = TOGETHER["no configuration names the definition"]
     _, result = _compared(tmp_path, pair, faults)
     assert _repaired(result) == set()
@@ -133,7 +133,7 @@ def test_two_definitions_in_one_region_are_told_where_both_are_looked_for(case, 
 @pytest.mark.slow
 def test_what_a_proved_setting_leaves_unexplained_is_searched_by_itself(tmp_path, monkeypatch):
     """Without that the wrong norm of one layer hides the setting that differs in all."""
-    monkeypatch.setattr("ckptdbg.mending.Round._with_the_rest", lambda _, places, outcome: [(places, outcome)])
+    monkeypatch.setattr("ckptdbg.repair.round.Round._with_the_rest", lambda _, places, outcome: [(places, outcome)])
     pair, faults, *_ = TOGETHER["where the norms are alike something else is wrong"]
     _, result = _compared(tmp_path, pair, faults)
     assert _repaired(result) == set()

@@ -36,8 +36,8 @@ from ckptdbg.diagnose.definitions.meanings import (
 from ckptdbg.diagnose.definitions.rotary import frequencies, rotary_groups
 from ckptdbg.diagnose.findings import template
 from ckptdbg.diagnose.regions import Place, find_places
-from ckptdbg.mending import definitions
 from ckptdbg.models.torch_side.knobs import Knobs
+from ckptdbg.repair.source import definitions
 from ckptdbg.samples.build import build_sample
 from ckptdbg.samples.faults import FAULTS
 from ckptdbg.session import Session, open_session

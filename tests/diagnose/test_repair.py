@@ -116,7 +116,7 @@ def test_two_faults_in_one_region_are_found_together(case, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "function", "nothing"), [
-    ("two orders", "ckptdbg.mending.Apart", lambda *_: None),
+    ("two orders", "ckptdbg.repair.solver.Apart", lambda *_: None),
     ("an order and a scale", "ckptdbg.diagnose.pairs.led", lambda *_: []),
     ("an order and an exchange", "ckptdbg.diagnose.pairs._beside", lambda *_: []),
     ("an exchange and an order of a third", "ckptdbg.diagnose.pairs.led", lambda *_: []),
@@ -133,7 +133,7 @@ def test_what_mends_one_place_is_tried_at_the_next_before_anything_else(tmp_path
         searched.append(places)
         return search(bench, places, *rest)
 
-    monkeypatch.setattr("ckptdbg.mending.search", counted)
+    monkeypatch.setattr("ckptdbg.repair.solver.search", counted)
     session = open_session(build_sample(tmp_path, "llama_to_nnx", ("layers-in-pairs-swapped",)))
     (finding,) = session.compare().findings
     assert finding.repair is not None

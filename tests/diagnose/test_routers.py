@@ -7,7 +7,7 @@ import pytest
 from ckptdbg.diagnose.definitions.meanings import ROUTER_NORM
 from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
 from ckptdbg.diagnose.regions import find_places
-from ckptdbg.mending import definitions, source_replay
+from ckptdbg.repair.source import definitions, source_replay
 from ckptdbg.samples.build import build_sample
 from ckptdbg.session import open_session
 

@@ -21,7 +21,8 @@ from ckptdbg.diagnose.regions import find_places, with_merged
 from ckptdbg.diagnose.suspects import site_name
 from ckptdbg.errors import MappingError
 from ckptdbg.mapping import Mapping as TensorMapping
-from ckptdbg.mending import Round, definitions, source_set
+from ckptdbg.repair.round import Round
+from ckptdbg.repair.source import definitions, source_set
 from ckptdbg.report.files import write_new
 from ckptdbg.result import Finding, Repair
 
@@ -133,21 +134,21 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     """One comparison and what it leads to. Changes ``state`` where something is mended."""
     state.seen |= _divergent(session)
     this = Round(session, state.moved, state.proved)
-    findings = this.findings()
+    findings, solver = this.findings(), this.solver
     for site, sites in this.groups.items():
         state.groups.setdefault(site, set()).update(sites)
     replaced = {*state.patches, *state.moved}
     wrong = [d.tensor for d in session.evidence.tensors if d.tensor not in replaced]
     state.patches |= {t: session.made[t] for t in wrong}
-    state.read |= this.read
-    state.moved |= this.why.rows
-    for edit in (e for m in this.mends for e in m.edits):
+    state.read |= solver.read
+    state.moved |= solver.why.rows
+    for edit in (e for m in solver.mends for e in m.edits):
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
-    if this.mends:
-        state.settings |= this.settings
+    if solver.mends:
+        state.settings |= solver.settings
         state.patches |= made_by(session, state.mapping, state.edited)
-    return findings, bool(wrong or this.mends or this.why.rows)
+    return findings, bool(wrong or solver.mends or solver.why.rows)
 
 
 def _behind_settings(session: Session, state: _State) -> list[Finding]:
