@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Mapping as Dict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from ruamel.yaml.comments import CommentedMap
 
 from ckptdbg.checkpoint.spec import TensorSpec
 from ckptdbg.documents import dump_yaml, line_of, lists_in_line, parse_yaml, plain, read_text
@@ -116,7 +119,7 @@ class Mapping:
 
     def ops(self, name: str) -> list[Any]:
         """The ops of the entry of this name, as they stand in the file (dicts, or text for an op without keys)."""
-        return plain(self._node(parse_yaml(self.text, self.file, MappingError), name).get("ops")) or []
+        return plain(self._node(self._document, name).get("ops")) or []
 
     def with_ops(self, name: str, ops: Sequence[Any]) -> Mapping:
         """The mapping with other ops in one entry; the rest of the text stays. Write ``Mapping.text`` to a file."""
@@ -125,7 +128,7 @@ class Mapping:
 
     def source(self, name: str) -> Any:
         """The source of the entry of this name, as it stands in the file: text or a list of texts."""
-        return plain(self._node(parse_yaml(self.text, self.file, MappingError), name)["source"])
+        return plain(self._node(self._document, name)["source"])
 
     def with_source(self, name: str, source: Any) -> Mapping:
         """The mapping with another source (text or a list) in one entry; comments and order stay."""
@@ -150,6 +153,11 @@ class Mapping:
         for i in reversed([i for i, glob in enumerate(ignored) if str(glob) in (name, escape(name))]):
             del ignored[i]
         return self._reread(dump_yaml(document, like=self.text))
+
+    @cached_property
+    def _document(self) -> CommentedMap:
+        """To be read only: a search asks for every entry by itself."""
+        return parse_yaml(self.text, self.file, MappingError)
 
     def _reread(self, text: str) -> Mapping:
         return Mapping.loads(text, self.file).with_functions(self.functions)

@@ -13,7 +13,7 @@ from ckptdbg.diagnose.findings import Solved, by_template, find
 from ckptdbg.diagnose.regions import Place, merged, turn
 from ckptdbg.diagnose.search import Outcome
 from ckptdbg.diagnose.static import Evidence
-from ckptdbg.diagnose.suspects import site_name, suspects_of
+from ckptdbg.diagnose.suspects import entries_of, place_labels, site_name
 from ckptdbg.repair.solver import Solver, settled
 from ckptdbg.result import Finding
 
@@ -42,7 +42,7 @@ class Round:
         explains those does not explain them: an entry may be wrong in one layer of a template that differs in all."""
         outcome = self.solver.known(places)
         if outcome is None and places[0].port != "out":
-            most, *others = sorted(self._by_suspects(places), key=len, reverse=True)
+            most, *others = sorted(self._by_entries(places), key=len, reverse=True)
             if others:
                 return self._apart(most, others)
             outcome = self.solver.sought(places)
@@ -81,11 +81,10 @@ class Round:
             self.solver.why.proved.add(outcome.causes)
         return places, outcome
 
-    def _by_suspects(self, places: Sequence[Place]) -> list[list[Place]]:
+    def _by_entries(self, places: Sequence[Place]) -> list[list[Place]]:
         found: dict[frozenset[str], list[Place]] = defaultdict(list)
         for place in places:
-            suspects = suspects_of(self.comparison, place)
-            found[frozenset(s.entry.name for s in suspects if not s.values_only)].append(place)
+            found[frozenset(e.name for e in entries_of(place_labels(self.comparison, place)))].append(place)
         return list(found.values())
 
 

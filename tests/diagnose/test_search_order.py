@@ -1,0 +1,100 @@
+"""What is tried first, and what is then not tried any more."""
+
+from __future__ import annotations
+
+import pytest
+from ruamel.yaml import YAML
+from safetensors.numpy import save_file
+
+from ckptdbg.diagnose import pairs
+from ckptdbg.diagnose.definitions.causes import Causes, Definitions
+from ckptdbg.repair.solver import Solver
+from ckptdbg.result import Result
+from ckptdbg.samples.build import build_sample
+from ckptdbg.session import open_session
+
+
+def _compared(folder, pair: str, *faults: str) -> Result:
+    return open_session(build_sample(folder, pair, faults, num_hidden_layers=2)).compare()
+
+
+def _repaired(result: Result) -> set[str]:
+    repairs = [r for f in result.findings if f.repair is not None for r in (f.repair, *f.repair.together)]
+    assert all(r.verified for r in repairs)
+    return {r.entry for r in repairs}
+
+
+@pytest.fixture
+def tried_in_pairs(monkeypatch) -> list[set[str]]:
+    """The entries of which pairs were tried that nothing pointed to, by search."""
+    found, usual = [], pairs.of_one_family
+
+    def noted(singles):
+        found.append({edit.entry for one in singles for candidate in one for edit in candidate})
+        return usual(singles)
+
+    monkeypatch.setattr(pairs, "of_one_family", noted)
+    return found
+
+
+def test_pairs_that_nothing_points_to_are_not_tried_where_one_definition_explains_the_places(tmp_path, tried_in_pairs):
+    result = _compared(tmp_path, "bert_to_jax", "gelu-tanh")
+    assert [f.kind for f in result.findings] == ["definition"]
+    assert tried_in_pairs == []
+
+
+def test_they_are_tried_where_none_does(tmp_path, tried_in_pairs, monkeypatch):
+    monkeypatch.setattr(Definitions, "known", lambda *_: None)
+    monkeypatch.setattr(Definitions, "alone", lambda *_: None)
+    _compared(tmp_path, "bert_to_jax", "gelu-tanh")
+    assert tried_in_pairs
+    assert {"mlp.up", "mlp.up_bias"} <= tried_in_pairs[0]
+
+
+@pytest.mark.slow
+def test_where_scales_are_applied_elsewhere_only_theirs_are_tried(tmp_path, tried_in_pairs):
+    result = _compared(tmp_path, "qwen3_to_nnx", "qk-norm-after-rope")
+    assert [f.kind for f in result.findings] == ["definition"]
+    assert tried_in_pairs == [{"attention.query_norm", "attention.key_norm"}]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tried", [True, False])
+def test_scales_that_both_missed_a_permutation_are_not_called_applied_elsewhere(tried, tmp_path, monkeypatch):
+    if not tried:
+        monkeypatch.setattr(Causes, "unseen", property(lambda _: (), lambda *_: None), raising=False)
+    config = build_sample(tmp_path, "qwen3_to_nnx", num_hidden_layers=2)
+    mapping = next((tmp_path / "mappings").glob("*.yaml"))
+    yaml = YAML()
+    written = yaml.load(mapping.read_text())
+    for entry in written["entries"]:
+        if entry["name"] in ("attention.query_norm", "attention.key_norm"):
+            entry["ops"] = [op for op in entry["ops"] if "rearrange" not in op]
+    with mapping.open("w") as file:
+        yaml.dump(written, file)
+    session = open_session(config)
+    save_file(session.made, session.config.target.path)
+    result = open_session(config).compare()
+    assert _repaired(result) == ({"attention.query_norm", "attention.key_norm"} if tried else set())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tried", [True, False])
+def test_a_factor_that_makes_up_for_a_definition_is_not_told_beside_another_edit(tried, tmp_path, monkeypatch):
+    if not tried:
+        monkeypatch.setattr(Solver, "_with_fewer_edits", lambda *_: None)
+    result = _compared(tmp_path, "llama_to_scan", "attention-scale", "key-permuted-with-query-heads")
+    assert _repaired(result) == ({"attention.key"} if tried else {"attention.query", "attention.key"})
+    assert ("definition" in {f.kind for f in result.findings}) is tried
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_proved_of_one_layer_is_not_looked_for_in_the_next(known, tmp_path, monkeypatch):
+    looked, usual = [], Definitions.alone
+    monkeypatch.setattr(Definitions, "alone", lambda self, places: looked.append(places) or usual(self, places))
+    if not known:
+        monkeypatch.setattr("ckptdbg.repair.solver.behind_proved", lambda *_: iter(()))
+    result = _compared(tmp_path, "qwen3_to_nnx", "qk-norm-after-rope", "out-dim-major@1")
+    assert _repaired(result) == {"attention.out@1"}
+    assert (len(looked) == 1) is known
