@@ -34,6 +34,9 @@ def order_of(expected: Array, actual: Array, axis_names: Mapping[int, str]) -> s
     pattern = _pattern(expected, actual)
     if pattern is not None:
         return f"permuted: {pattern} of what the mapping makes"
+    flat = _pattern(expected.reshape(-1), actual.reshape(-1))
+    if flat is not None:
+        return f"permuted: {flat} of all its elements in a row, as by a reshape where a transpose belongs"
     if moved:
         axis, order = moved[0]
         some = ", ".join(map(str, order[:6]))
@@ -73,13 +76,14 @@ def _plain(order: Sequence[int], name: str, axis: int) -> str | None:
 
 def _pattern(expected: Array, actual: Array) -> str | None:
     """The permutation as an einops pattern, where it is one of factors of the axes."""
-    taken = np.empty(actual.size, np.int64)
-    taken[np.argsort(actual, axis=None, kind="stable")] = np.argsort(expected, axis=None, kind="stable")
-    digits = _digits(taken)
+    digits = _digits(_taken(expected.reshape(-1), actual.reshape(-1)))
     if digits is None or len(digits) < 2:
         return None
+    if not np.array_equal(expected.reshape(-1)[_made_by(digits)], actual.reshape(-1)):
+        return None
     bounds = [math.prod(expected.shape[axis:]) for axis in range(1, expected.ndim)]
-    whole = _split(_split(digits, bounds, by_stride=False), bounds, by_stride=True)
+    parts = _split(digits, bounds, by_stride=False)
+    whole = None if parts is None else _split(parts, bounds, by_stride=True)
     if whole is None or len(whole) > len(ascii_lowercase):
         return None
     due = sorted(whole, key=lambda digit: -digit.stride)
@@ -89,29 +93,51 @@ def _pattern(expected: Array, actual: Array) -> str | None:
     return f'"{left} -> {right}" ({sizes})'
 
 
+def _taken(expected: Array, actual: Array) -> Array:
+    """Which element of ``expected`` each of ``actual`` is; -1 where several have its value, as in any large tensor."""
+    due, found = np.argsort(expected, kind="stable"), np.argsort(actual, kind="stable")
+    again = np.append(np.diff(expected[due]) == 0, False)
+    alone = ~(again | np.roll(again, 1))
+    taken = np.full(len(actual), -1)
+    taken[found[alone]] = due[alone]
+    return taken
+
+
 def _digits(taken: Array) -> list[Digit] | None:
-    """The factors of an index map, innermost first; None where it is no permutation of factors."""
+    """The factors of an index map, innermost first, as far as it is known (not -1); None where it is no permutation of
+    factors."""
     digits, block = [], 1
     while block < len(taken):
         steps = taken[::block]
-        stride = int(steps[1])
-        off = np.flatnonzero(steps != np.arange(len(steps)) * stride)
-        size = int(off[0]) if len(off) else len(steps)
-        if taken[0] != 0 or size < 2 or len(taken) % (block * size):
+        known = np.flatnonzero(steps >= 0)
+        first = next((int(i) for i in known if i), 0)
+        if not first or steps[0] > 0 or steps[first] % first:
+            return None
+        stride = int(steps[first]) // first
+        off = known[steps[known] != known * stride]
+        most = int(off[0]) if len(off) else len(steps)
+        size = next((n for n in range(most, 1, -1) if len(steps) % n == 0), 1)
+        if size < 2:
             return None
         digits.append(Digit(size, stride))
         block *= size
+    made = _made_by(digits)
+    return digits if len(made) == len(taken) and np.all((taken < 0) | (made == taken)) else None
+
+
+def _made_by(digits: Sequence[Digit]) -> Array:
+    """The index map of these factors."""
     made = np.zeros(1, np.int64)
     for size, stride in digits:
         made = (np.arange(size)[:, None] * stride + made).reshape(-1)
-    return digits if np.array_equal(made, taken) else None
+    return made
 
 
-def _split(digits: list[Digit] | None, bounds: Sequence[int], *, by_stride: bool) -> list[Digit] | None:
+def _split(digits: list[Digit], bounds: Sequence[int], *, by_stride: bool) -> list[Digit] | None:
     """The same factors, none of which reaches over the end of an axis; None where an end divides no factor."""
     for bound in bounds:
         below, result = 1, []
-        for size, stride in digits or []:
+        for size, stride in digits:
             start = stride if by_stride else below
             inner, rest = divmod(bound, start)
             if start < bound < start * size:

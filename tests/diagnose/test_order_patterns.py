@@ -49,6 +49,9 @@ def said(phrase: str | None, due: np.ndarray) -> np.ndarray:
     if pattern := re.fullmatch(r'permuted: "(.*)" \((.*)\) of what the mapping makes', phrase):
         sizes = {name: int(size) for name, size in re.findall(r"(\w) (\d+)", pattern[2])}
         return einops.rearrange(due, pattern[1], **sizes)
+    if pattern := re.fullmatch(r'permuted: "(.*)" \((.*)\) of all its elements in a row, as by a reshape .*', phrase):
+        sizes = {name: int(size) for name, size in re.findall(r"(\w) (\d+)", pattern[2])}
+        return einops.rearrange(due.reshape(-1), pattern[1], **sizes).reshape(due.shape)
     if pattern := re.fullmatch(r"index (\d+) and index (\d+) of axis (\d+) are exchanged", phrase):
         first, second, axis = map(int, pattern.groups())
         places = np.arange(due.shape[axis])
@@ -77,6 +80,40 @@ def test_a_transposed_square_is_called_so_and_a_reshape_by_its_pattern(columns: 
     due = np.random.default_rng(times).normal(size=(times * columns, columns))
     found = due.T.reshape(due.shape)  # a reshape where a transpose belongs
     np.testing.assert_array_equal(said(_how(due, found), due), found)
+
+
+@QUICK
+@given(st.sampled_from([(7, 5), (3, 5, 4), (12, 70), (11, 13), (2, 3, 5, 7)]), st.data())
+def test_a_reshape_where_a_transpose_belongs_is_told_for_any_shape(shape: tuple[int, ...], data: st.DataObject) -> None:
+    """A file written from an array's memory, in whatever order it lay there."""
+    due = np.random.default_rng(1).permutation(math.prod(shape)).astype(np.float64).reshape(shape) + 1
+    turned = data.draw(st.permutations(range(len(shape))))
+    found = due.transpose(turned).reshape(shape)
+    assume(not np.array_equal(due, found))
+    np.testing.assert_array_equal(said(_how(due, found), due), found)
+
+
+@QUICK
+@given(moved(), st.integers(1, 4), st.integers(0, 2**31))
+def test_the_phrase_says_how_though_some_values_are_equal(case: tuple, equal: int, seed: int) -> None:
+    due, _ = _due_and_found(*case)
+    assume(due.size > 60)
+    draw = np.random.default_rng(seed)
+    due.reshape(-1)[draw.choice(np.arange(8, due.size), 2 * equal, replace=False)] = np.repeat(due.max(), 2 * equal)
+    shape, sizes, turned = case
+    found = due.reshape(sizes).transpose(turned).reshape(shape)
+    assume(not np.array_equal(due, found))
+    phrase = order_of(due, found, {})
+    assume(phrase != "the same values in another order")  # too few of a factor are told apart
+    np.testing.assert_array_equal(said(phrase, due), found)
+
+
+def test_equal_values_in_a_large_matrix_hide_no_order() -> None:
+    due = np.random.default_rng(0).normal(size=(512, 6, 8)).astype(np.float32).astype(np.float64)
+    due.reshape(-1)[1000:20000:1000] = due.reshape(-1)[7]
+    found = due.reshape(4, 128, 48).transpose(1, 0, 2).reshape(due.shape)
+    assert order_of(due, found, {}) is not None
+    np.testing.assert_array_equal(said(order_of(due, found, {}), due), found)
 
 
 def _how(due: np.ndarray, found: np.ndarray) -> str:
