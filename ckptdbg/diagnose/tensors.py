@@ -15,6 +15,7 @@ from ckptdbg.diagnose.elements import Deviation, deviation, rounding, roundoff, 
 from ckptdbg.diagnose.fingerprints import Fingerprints, Piece, lane_text, pieces
 from ckptdbg.diagnose.resemblance import confined, how, is_many
 from ckptdbg.mapping import BoundEntry, BoundMapping
+from ckptdbg.mapping.entry import compute_dtype
 from ckptdbg.mapping.made import origin
 from ckptdbg.mapping.ops.values import Cast
 
@@ -63,9 +64,13 @@ class Due:
         return self.mapping.entry_of_target.get(tensor)
 
     def dtype(self, tensor: str) -> str:
-        """What it may be rounded to: as it is stored, or coarser where the mapping itself says so."""
+        """What it may be rounded to: as it is stored; or coarser, where the mapping itself says so or computes in less
+        than it is stored in."""
         entry = self.entry(tensor)
-        said = [op.dtype for op in entry.ops if isinstance(op, Cast)] if entry is not None else []
+        ops = entry.ops if entry is not None else ()
+        said = [op.dtype for op in ops if isinstance(op, Cast)]
+        if entry is not None and any(op.elementwise for op in ops):
+            said.append(compute_dtype([np.empty(0, as_dtype(spec.dtype)) for spec in entry.source_specs]).name)
         return max((self.stored[tensor], *said), key=roundoff)
 
     def exact(self, tensor: str) -> bool:

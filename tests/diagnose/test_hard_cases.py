@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 import ckptdbg as cd
 from ckptdbg.result import Result
+from ckptdbg.samples.build import build_sample
+from ckptdbg.session import open_session
 
 VOCABULARY, WIDTH, HEADS = 23, 16, 4
 IDS = {"input_ids": np.random.default_rng(3).integers(0, VOCABULARY, (2, 7))}
@@ -197,3 +200,15 @@ def test_one_small_factor_in_a_rounded_tensor_is_seen():
     entries = [{"name": n, "source": n, "target": n} for n in source.state_dict()]
     result = cd.compare_models(source, target, cd.Mapping.from_dict({"version": 1, "entries": entries}), IDS)
     assert [e.name for f in result.findings for e in f.entries] == ["blocks.0.up.weight"]
+
+
+@pytest.mark.parametrize(("wrong", "verdict"), [(0.0, "equivalent"), (1e-4, "divergent")])
+def test_what_is_stored_wider_than_it_was_computed_is_no_fault(wrong, verdict, tmp_path):
+    """A conversion that computes in single precision, as torch does, and writes doubles."""
+    config = build_sample(tmp_path, "qwen3_to_nnx", num_hidden_layers=1)
+    session = open_session(config)
+    tensors = {name: np.asarray(session.target.read(name)).astype(np.float64) for name in session.made}
+    tensors["decoder/layers_0/self_attention/query_norm/scale"][3] *= 1 + wrong
+    save_file(tensors, session.config.target.path)
+    result = open_session(config).compare()
+    assert (result.verdict, [f.kind for f in result.findings]) == (verdict, ["tensor"] if wrong else [])
