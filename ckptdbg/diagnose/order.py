@@ -31,12 +31,11 @@ def order_of(expected: Array, actual: Array, axis_names: Mapping[int, str]) -> s
             return plain
     if not np.array_equal(np.sort(expected, axis=None), np.sort(actual, axis=None)):
         return None
-    pattern = _pattern(expected, actual)
-    if pattern is not None:
+    digits = _factors(expected.reshape(-1), actual.reshape(-1))
+    if (pattern := _pattern(digits, expected.shape)) is not None:
         return f"permuted: {pattern} of what the mapping makes"
-    flat = _pattern(expected.reshape(-1), actual.reshape(-1))
-    if flat is not None:
-        return f"permuted: {flat} of all its elements in a row, as by a reshape where a transpose belongs"
+    if (pattern := _pattern(digits, (expected.size,))) is not None:
+        return f"permuted: {pattern} of all its elements in a row, as by a reshape where a transpose belongs"
     if moved:
         axis, order = moved[0]
         some = ", ".join(map(str, order[:6]))
@@ -74,21 +73,22 @@ def _plain(order: Sequence[int], name: str, axis: int) -> str | None:
     return None
 
 
-def _pattern(expected: Array, actual: Array) -> str | None:
+def _factors(expected: Array, actual: Array) -> list[Digit]:
+    """The factors that the permutation of all elements is one of; none where it is no such permutation."""
+    digits = _digits(_taken(expected, actual)) or []
+    return digits if digits and np.array_equal(expected[_made_by(digits)], actual) else []
+
+
+def _pattern(digits: Sequence[Digit], shape: Sequence[int]) -> str | None:
     """The permutation as an einops pattern, where it is one of factors of the axes."""
-    digits = _digits(_taken(expected.reshape(-1), actual.reshape(-1)))
-    if digits is None or len(digits) < 2:
-        return None
-    if not np.array_equal(expected.reshape(-1)[_made_by(digits)], actual.reshape(-1)):
-        return None
-    bounds = [math.prod(expected.shape[axis:]) for axis in range(1, expected.ndim)]
+    bounds = [math.prod(shape[axis:]) for axis in range(1, len(shape))]
     parts = _split(digits, bounds, by_stride=False)
     whole = None if parts is None else _split(parts, bounds, by_stride=True)
-    if whole is None or len(whole) > len(ascii_lowercase):
+    if whole is None or not 1 < len(whole) <= len(ascii_lowercase):
         return None
     due = sorted(whole, key=lambda digit: -digit.stride)
     names = dict(zip(due, ascii_lowercase, strict=False))
-    left, right = _grouped(due, names, expected.shape), _grouped(whole[::-1], names, expected.shape)
+    left, right = _grouped(due, names, shape), _grouped(whole[::-1], names, shape)
     sizes = ", ".join(f"{names[digit]} {digit.size}" for digit in due)
     return f'"{left} -> {right}" ({sizes})'
 
@@ -133,7 +133,7 @@ def _made_by(digits: Sequence[Digit]) -> Array:
     return made
 
 
-def _split(digits: list[Digit], bounds: Sequence[int], *, by_stride: bool) -> list[Digit] | None:
+def _split(digits: Sequence[Digit], bounds: Sequence[int], *, by_stride: bool) -> list[Digit] | None:
     """The same factors, none of which reaches over the end of an axis; None where an end divides no factor."""
     for bound in bounds:
         below, result = 1, []
@@ -148,7 +148,7 @@ def _split(digits: list[Digit], bounds: Sequence[int], *, by_stride: bool) -> li
                 result.append(Digit(size, stride))
             below *= size
         digits = result
-    return digits
+    return list(digits)
 
 
 def _grouped(digits: Sequence[Digit], names: Mapping[Digit, str], shape: Sequence[int]) -> str:

@@ -39,6 +39,8 @@ class Mend:
     after: float
     also: tuple[tuple[Edit, ...], ...] = ()
     """Other edits that do as well: the evidence cannot tell them apart."""
+    beside: str = ""
+    """What was done that a definition which differs does not show, as part of a sentence."""
     bench: Bench = field(kw_only=True, repr=False)
     """Where they were tried."""
 
@@ -47,7 +49,10 @@ class Mend:
         return sum(e.cost for e in self.edits)
 
     def at(self, places: Sequence[Place]) -> Mend | None:
-        """The same edits at these places; None where they do not mend them, or spoil what agrees elsewhere."""
+        """The same edits at these places; None where one of these needs none, where they do not mend all, or where they
+        spoil what agrees elsewhere."""
+        if min(self.bench.ratios([Attempt(place, ()) for place in places])) < SUSPECT:
+            return None
         after = self._left(self.edits, places)
         if after is None:
             return None

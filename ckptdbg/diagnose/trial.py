@@ -84,8 +84,10 @@ class Bench:
     def paused(self) -> Iterator[None]:
         """What is done in here is not of the allowance."""
         started = time.process_time()
-        yield
-        self._deadline += time.process_time() - started
+        try:
+            yield
+        finally:
+            self._deadline += time.process_time() - started
 
     def ratios(self, attempts: Sequence[Attempt]) -> list[float]:
         """Promoted ratio at each attempt's place after its edits; inf where an edit takes the place's counterpart

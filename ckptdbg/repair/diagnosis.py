@@ -7,6 +7,7 @@ in a run of the whole model on this probe and on a second seed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from ckptdbg.diagnose.definitions.causes import Proved
 from ckptdbg.diagnose.definitions.readings import Rows
+from ckptdbg.diagnose.edit import Edit
 from ckptdbg.diagnose.findings import by_template, find
 from ckptdbg.diagnose.regions import find_places, with_merged
 from ckptdbg.diagnose.suspects import site_name
@@ -142,13 +144,22 @@ def _round(session: Session, state: _State) -> tuple[list[Finding], bool]:
     state.patches |= {t: session.made[t] for t in wrong}
     state.read |= solver.read
     state.moved |= solver.why.rows
-    for edit in (e for m in solver.mends for e in m.edits):
+    for edit in _distinct(e for m in solver.mends for e in m.edits):
         state.mapping = edit.written(state.mapping)
         state.edited.add(edit.entry)
     if solver.mends:
         state.settings |= solver.settings
         state.patches |= made_by(session, state.mapping, state.edited)
     return findings, bool(wrong or solver.mends or solver.why.rows)
+
+
+def _distinct(edits: Iterable[Edit]) -> list[Edit]:
+    """Each once: an order is put on top of what stands there, and two mends may share it."""
+    found: list[Edit] = []
+    for edit in edits:
+        if edit not in found:
+            found.append(edit)
+    return found
 
 
 def _behind_settings(session: Session, state: _State) -> list[Finding]:

@@ -55,11 +55,11 @@ class Round:
         if whole is not None:
             return self._with_the_rest(*self._named(places, whole))
         alike = [part for part in others if self.solver.also(outcome, part) is not None]
-        first = self._in_turn([most, *alike])
-        found = [(first, self.solver.also(outcome, first) or outcome)]
-        found += [(part, self.solver.at(part)) for part in others if part not in alike]
+        joined = self.solver.also(outcome, self._in_turn([most, *alike])) if alike else None
+        found = [(most, outcome)] if joined is None else [(self._in_turn([most, *alike]), joined)]
+        found += [(part, self.solver.at(part)) for part in others if joined is None or part not in alike]
         if not any(settled(o) for _, o in found):
-            return [self._named(places, outcome)]
+            return [self._named(places, _of_all(found, places[0]))]
         return [solved for part in found for solved in self._with_the_rest(*self._named(*part))]
 
     def _in_turn(self, parts: Iterable[list[Place]]) -> list[Place]:
@@ -90,3 +90,14 @@ class Round:
 
 def _apart_from(evidence: Evidence, tensors: Collection[str]) -> Evidence:
     return replace(evidence, tensors=[d for d in evidence.tensors if d.tensor not in tensors])
+
+
+def _of_all(found: Sequence[Solved], first: Place) -> Outcome | None:
+    """One outcome of places that were searched apart, nothing of which is explained: as it is told of the first."""
+    outcomes = [outcome for _, outcome in found if outcome is not None]
+    own = next((outcome for part, outcome in found if first in part), None)
+    if own is None:
+        return None
+    excluded = tuple(dict.fromkeys(line for outcome in outcomes for line in outcome.excluded))
+    complete = all(outcome.complete for outcome in outcomes)
+    return replace(own, excluded=excluded, tried=sum(outcome.tried for outcome in outcomes), complete=complete)

@@ -54,8 +54,7 @@ class Solver:
 
     def sought(self, places: list[Place]) -> Outcome:
         """What explains these places where nothing does that is known at once: the least change is tried first."""
-        again = self._mended_already(places) or self._explained_already(places)
-        again = again or self._first(behind_proved(self.why, places), places)
+        again = self._explained_already(places) or self._mended_already(places) or self._mended_beside_proved(places)
         if again is not None:
             return again
         self.session.progress(f"trying repairs for {len(places)} places")
@@ -67,14 +66,30 @@ class Solver:
 
         outcome = self._searched(self._bench, places, otherwise)
         if outcome.mend is not None:
-            fewer = self._with_fewer_edits(outcome.mend, places)
-            if fewer is not None:
-                return fewer
-            self.mends.append(outcome.mend)
-            return replace(outcome, causes=self._factor(outcome.mend, places))
+            return self._with_fewer_edits(outcome.mend, places) or self._plainly(outcome, outcome.mend, places)
         explained = alone[0] if alone else self.why.alone(places)
+        if explained is not None and explained.unseen and not (alone and outcome.complete):
+            untried = f"not every edit of {' and '.join(explained.unseen)} was tried: one may explain it as well"
+            explained = replace(explained, evidence=(untried, *explained.evidence), unseen=())
         outcome = replace(outcome, causes=self.why.else_of(places) if explained is None else explained)
         return outcome if outcome.causes.proved is not None else self._mended_beside(outcome, places)
+
+    def _plainly(self, outcome: Outcome, mend: Mend, places: list[Place]) -> Outcome:
+        self.mends.append(mend)
+        return replace(outcome, causes=self._factor(mend, places))
+
+    def _mended_beside_proved(self, places: list[Place]) -> Outcome | None:
+        """What mends these places with the models made alike in what was seen to differ. A setting need not differ in
+        every layer: of several edits, those that it takes without are told where they are fewer."""
+        for varied in behind_proved(self.why, places):
+            found = self._searched_beside(varied, places)
+            if found.mend is None:
+                continue
+            plain = self._searched(self._bench, places) if len(found.mend.edits) > 1 else found
+            if plain.mend is not None and len(plain.mend.edits) < len(found.mend.edits):
+                return self._plainly(plain, plain.mend, places)
+            return self._kept(varied, found.mend, found)
+        return None
 
     def _mended_beside(self, outcome: Outcome, places: list[Place]) -> Outcome:
         """Edits and a definition that differs, or two definitions, where no edit and no definition alone explains the
@@ -92,13 +107,14 @@ class Solver:
     def everywhere(self, outcome: Outcome | None, places: list[Place]) -> Outcome | None:
         """What explains some places, as it explains all; of edits that do as well there, the first that does so."""
         mend = None if outcome is None else outcome.mend
-        if outcome is None or mend is None or mend not in self.mends:
+        own = next((i for i, one in enumerate(self.mends) if one is mend), None)
+        if outcome is None or mend is None or own is None:
             return self.also(outcome, places)
         for edits in (mend.edits, *mend.also):
             rest = tuple(other for other in (mend.edits, *mend.also) if other is not edits)
             found = self.also(replace(outcome, mend=replace(mend, edits=edits, also=rest)), places)
             if found is not None and found.mend is not None:
-                self.mends[self.mends.index(mend)] = found.mend
+                self.mends[own] = found.mend
                 return found
         return None
 
@@ -121,11 +137,13 @@ class Solver:
     def _mended_already(self, places: list[Place]) -> Outcome | None:
         """What mends other places of this round mends these too: of layers that changed places the stream after one of
         them differs, and agrees after both."""
-        if not self.mends or self._bench.quiet(places):
-            return None
         found = (mend.at(places) for mend in self.mends)
         mend = next((mend for mend in found if mend is not None), None)
-        return None if mend is None else Outcome(mend, (), 1)
+        return (
+            None
+            if mend is None
+            else Outcome(mend, (), 1, causes=Causes(evidence=(mend.beside,) if mend.beside else ()))
+        )
 
     def _explained_already(self, places: list[Place]) -> Outcome | None:
         """What the models were seen to define differently elsewhere, or here before something was mended."""
@@ -158,9 +176,10 @@ class Solver:
             return self._searched(self._bench_of(varied.comparison), places)
 
     def _kept(self, varied: Varied, mend: Mend, outcome: Outcome) -> Outcome:
+        mend = replace(mend, beside=varied.words)
         self.mends.append(mend)
         self.settings.update(varied.settings)
-        return replace(outcome, causes=Causes(evidence=(varied.words,)))
+        return replace(outcome, mend=mend, causes=Causes(evidence=(mend.beside,)))
 
     def _bench_of(self, comparison: Comparison) -> Bench:
         return Bench(comparison, self.session.mapping, self.session.progress, self._moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ckptdbg.diagnose.definitions.experiments import Experiments
 from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.result import Result
 from ckptdbg.samples.build import build_sample
@@ -122,6 +123,7 @@ TWO_DEFINITIONS = {
 @pytest.mark.parametrize("case", list(TWO_DEFINITIONS))
 def test_two_definitions_in_one_region_are_told_where_both_are_looked_for(case, looked, tmp_path, monkeypatch):
     pair, faults, search, said = TWO_DEFINITIONS[case]
+    monkeypatch.setattr(Experiments, "readings", lambda *_: [])  # as where the configuration names neither
     if not looked:
         monkeypatch.setattr(f"ckptdbg.{search}", lambda *_: None)
     _, result = _compared(tmp_path, pair, faults)

@@ -43,8 +43,9 @@ def behind_named(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
 
 
 def behind_proved(why: Definitions, places: Sequence[Place]) -> Iterator[Varied]:
-    """As was proved at other places: with a source that is set so, each setting by itself that reaches these; where
-    scales are applied at another point there, with those here alike in all elements on both sides."""
+    """As was proved at other places, or in an earlier round: with a source that is set so, each setting by itself that
+    reaches these; where scales are applied at another point there, with those here alike in all elements on both
+    sides."""
     if not isinstance(why.replay, Replay):
         return
     reaching = (chosen for chosen in why.proved.settings if why.experiments.reaches(chosen, places))

@@ -40,10 +40,10 @@ class Group:
 def joined(candidates: Sequence[Candidate]) -> Candidate:
     """Several settings at once."""
     first, *rest = candidates
-    names, before, after = ([getattr(c, key) for c in candidates] for key in ("meaning", "before", "after"))
-    meaning = replace(first.meaning, name=" and ".join(dict.fromkeys(m.name for m in names)))
-    if meaning == first.meaning:  # one setting held under several names
-        before, after = dict.fromkeys(before), dict.fromkeys(after)
+    # one setting may be held under two names
+    told = list(dict.fromkeys((c.meaning.name, c.before, c.after) for c in candidates))
+    names, before, after = ([each[i] for each in told] for i in range(3))
+    meaning = replace(first.meaning, name=" and ".join(dict.fromkeys(names) if len(set(names)) == 1 else names))
     changes = {path: value for c in candidates for path, value in c.changes.items()}
     return Candidate(meaning, " and ".join(before), " and ".join(after), changes, first.given if not rest else None)
 

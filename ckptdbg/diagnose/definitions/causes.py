@@ -61,7 +61,7 @@ class Proved:
     def add(self, causes: Causes) -> None:
         """Causes that were told of places."""
         self.scales |= set(causes.unseen)
-        if causes.setting is not None and not any(causes.setting is known for known in self.settings):
+        if causes.setting is not None and _key(causes.setting) not in map(_key, self.settings):
             self.settings.append(causes.setting)
 
 
@@ -115,7 +115,7 @@ class Definitions:
 
     def of(self, places: Sequence[Place]) -> Causes:
         """Everything that can be said of these places."""
-        return self._read(with_merged(places)) or self.alone(places) or self.else_of(places)
+        return self.alone(places) or self.else_of(places)
 
     def alone(self, places: Sequence[Place]) -> Causes | None:
         """One thing that the models define differently, wherever no configuration names it; None where none is
@@ -139,10 +139,10 @@ class Definitions:
 
     def again(self, places: Sequence[Place]) -> Causes | None:
         """What was proved at other places, or at these in an earlier round, where it explains them."""
-        for setting in self.proved.settings:
-            proof = self.experiments.confirmed(setting, places)
-            if proof is not None and (not proof.beyond or setting.given is not None):
-                return self._proved(proof, places)
+        found = [self.experiments.confirmed(setting, places) for setting in self.proved.settings]
+        fitting = [p for p in found if p is not None and (not p.beyond or p.candidate.given is not None)]
+        if fitting:
+            return self._proved(min(fitting, key=lambda proof: len(proof.beyond)), places)
         order = self._order(places) if self.proved.scales else None
         return order if order is not None and self.proved.scales >= set(order.unseen) else None
 
@@ -260,6 +260,10 @@ class Definitions:
             for name, values in tried.items()
         ]
         return (*lines, *(f"{name}: another value changes nothing here" for name in silent))
+
+
+def _key(setting: Candidate) -> tuple[str, frozenset[str], str]:
+    return setting.meaning.name, frozenset(setting.changes), setting.after
 
 
 def _capital(text: str) -> str:

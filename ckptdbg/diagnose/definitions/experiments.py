@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import product
 
 from ckptdbg.compare.comparison import Comparison
 from ckptdbg.compare.replay import Replay, TargetReplay
@@ -17,8 +17,9 @@ from ckptdbg.diagnose.definitions.trials import UNCHANGED, Proof, Trials
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import Place
 
-# Of several settings and what each may mean; a run of one side for each of them.
-_MOST_READINGS = 24
+# Fields of a configuration that differ and reach one place, and ways of reading them together; each takes a run.
+_MOST_FIELDS = 5
+_MOST_COMBINED = 24
 
 
 @dataclass
@@ -78,9 +79,12 @@ class Experiments:
             found = trials.prove(Group(together[0].meaning, [joined(together)]), places)
             return found if found is not None and not found.beyond else None
 
-        left = [(trials.remaining(joined(r), places[0]), i, r) for i, r in enumerate(self.readings(places))]
-        _, _, chosen = min((each for each in left if each[0] is not None), default=(0, 0, []))
-        proof = whole(chosen) if len(chosen) > 1 else None
+        trials.allow()
+        several = [reading for reading in self.readings(places) if len(reading) > 1]
+        left = [(trials.remaining(joined(r), places[0]), i) for i, r in enumerate(several) if not trials.exhausted]
+        ranked = sorted((n, i) for n, i in left if n is not None)
+        chosen = several[ranked[0][1]] if ranked else []
+        proof = whole(chosen) if chosen else None
         for candidate in [*chosen] if proof is not None else []:
             fewer = [c for c in chosen if c is not candidate]
             simpler = whole(fewer) if len(fewer) > 1 else None
@@ -100,9 +104,9 @@ class Experiments:
         of the source, then other ways."""
         if self.trials is None:
             return []
-        fields = self._meant(places)
-        found = sorted(islice(product(*fields), _MOST_READINGS), key=lambda parts: any(len(p) != 1 for p in parts))
-        return [chosen for parts in found if (chosen := [c for part in parts for c in part])]
+        fields = self._meant(places)[:_MOST_FIELDS]
+        found = sorted(product(*fields), key=lambda parts: sum(len(part) != 1 for part in parts))
+        return [chosen for parts in found[:_MOST_COMBINED] if (chosen := [c for part in parts for c in part])]
 
     def _meant(self, places: Sequence[Place]) -> list[list[list[Candidate]]]:
         """Of each field of the target's configuration the settings of the source that it may be meant for: one, all of

@@ -24,7 +24,8 @@ from ckptdbg.errors import CkptdbgError
 from ckptdbg.models.records import Trace
 
 Array = NDArray[Any]
-# Per finding, of this process's CPU time. Small models need a second or two.
+# Of this process's CPU time, for the settings of one kind of place by themselves, and again for two at once. Small
+# models need a second or two.
 SECONDS = 60.0
 # A setting that leaves more of the difference than this is not the cause, or not the value.
 _WORTH_CONFIRMING = 1e-3
