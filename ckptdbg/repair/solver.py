@@ -139,11 +139,9 @@ class Solver:
         them differs, and agrees after both."""
         found = (mend.at(places) for mend in self.mends)
         mend = next((mend for mend in found if mend is not None), None)
-        return (
-            None
-            if mend is None
-            else Outcome(mend, (), 1, causes=Causes(evidence=(mend.beside,) if mend.beside else ()))
-        )
+        if mend is None:
+            return None
+        return Outcome(mend, (), 1, causes=Causes(evidence=(mend.beside,) if mend.beside else ()))
 
     def _explained_already(self, places: list[Place]) -> Outcome | None:
         """What the models were seen to define differently elsewhere, or here before something was mended."""

@@ -104,7 +104,7 @@ def test_the_phrase_says_how_though_some_values_are_equal(case: tuple, equal: in
     found = due.reshape(sizes).transpose(turned).reshape(shape)
     assume(not np.array_equal(due, found))
     phrase = order_of(due, found, {})
-    assume(phrase != "the same values in another order")  # too few of a factor are told apart
+    assume("another order" not in str(phrase))  # too few of a factor are told apart
     np.testing.assert_array_equal(said(phrase, due), found)
 
 

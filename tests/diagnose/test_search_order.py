@@ -10,7 +10,12 @@ from ruamel.yaml import YAML
 from safetensors.numpy import save_file
 
 from ckptdbg.diagnose import pairs
-from ckptdbg.diagnose.definitions.causes import Causes, Definitions
+from ckptdbg.diagnose.definitions.candidate import Candidate, joined
+from ckptdbg.diagnose.definitions.causes import Causes, Definitions, Proved
+from ckptdbg.diagnose.definitions.meanings import BASE, SCALE
+from ckptdbg.diagnose.edit import Edit
+from ckptdbg.diagnose.regions import Place
+from ckptdbg.diagnose.search import Mend
 from ckptdbg.repair.solver import Solver
 from ckptdbg.result import Result
 from ckptdbg.samples.build import build_sample
@@ -109,3 +114,47 @@ def test_what_is_proved_of_one_layer_is_not_looked_for_in_the_next(known, tmp_pa
     result = _compared(tmp_path, "qwen3_to_nnx", "qk-norm-after-rope", "out-dim-major@1")
     assert _repaired(result) == {"attention.out@1"}
     assert (len(looked) == 1) is known
+
+
+class _Bench:
+    """Places with these ratios as they are, and with any edit."""
+
+    def __init__(self, plain: list[float], edited: list[float]) -> None:
+        self.plain, self.edited = plain, edited
+
+    def ratios(self, attempts: list) -> list[float]:
+        return self.edited if attempts[0].edits else self.plain
+
+    def breaks(self, *_: object) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("plain", "edited", "mended"),
+    [
+        ([1e6, 1e6], [0.5, 0.7], True),
+        ([1e6, 1e6], [0.5, 1e5], False),
+        ([1e6, 0.5], [0.5, 0.7], False),  # one of them needs no edit where the mend was found
+    ],
+)
+def test_a_mend_is_told_of_places_that_all_need_it(plain, edited, mended):
+    place = Place("in", (1,), frozenset(), frozenset(), 1e6)
+    mend = Mend((Edit("entry", "order", "another order", 1, (), ()),), 1e6, 0.5, bench=_Bench(plain, edited))  # type: ignore[arg-type]
+    assert (mend.at([place, place]) is not None) is mended
+
+
+def test_a_setting_that_is_proved_again_is_known_once():
+    proved = Proved()
+    for values in ([1.0, 0.5], [1.0, 0.5], [1.0, 0.25]):  # tables, as of rotary frequencies
+        setting = Candidate(BASE, "10000", str(values[1]), {"rotary.table": np.array(values)})
+        proved.add(Causes("It differs.", BASE, setting=setting))
+    assert [s.after for s in proved.settings] == ["0.5", "0.25"]
+
+
+def test_several_settings_are_named_in_step_with_their_values():
+    held = [Candidate(SCALE, "1", "2", {"a.scale": 2}), Candidate(SCALE, "1", "2", {"b.scale": 2})]
+    base = Candidate(BASE, "5", "6", {"table": 6})
+    both, alone = joined([*held, base]), joined(held)
+    assert (both.meaning.name, both.before, both.after) == (f"{SCALE.name} and {BASE.name}", "1 and 5", "2 and 6")
+    assert (alone.meaning, alone.before, alone.after) == (SCALE, "1", "2")
+    assert set(both.changes) == {"a.scale", "b.scale", "table"}
