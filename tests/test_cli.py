@@ -288,3 +288,14 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert not {"torch", "jax", "transformers", "pandas", "matplotlib", "numpy"} & set(done.stderr.split())
     # Measured 0.2 s; the bound leaves room for a busy machine.
     assert time.perf_counter() - started < 3
+
+
+def test_who_closes_the_pipe_loses_no_report(tmp_path):
+    out = tmp_path / "demo"
+    arguments = ["demo", "--pair", "llama_to_torch", "--fault", "none", "--out", str(out)]
+    command = [sys.executable, "-m", "ckptdbg.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        running.stdout.close()  # as `| head` does once it has its lines
+        assert running.wait() != 0
+    assert {"report.json", "report.html"} <= {file.name for file in out.iterdir()}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,14 +48,14 @@ def compare(
         session, result = run(config, step, source_trace)
         if coverage:
             result = session.with_coverage(result)
-    show(result)
-    write_reports(session, result, json=json, html=html, sketched=sketched)
-    for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
-        if path is not None:
-            say(f"wrote {write(path)}")
-    if fix is not None:
-        written = session.diagnosis.write(fix)
-        say(f"wrote {written}" if written else "no verified repair of the mapping: nothing to write")
+    with shown(result) as done:
+        write_reports(session, result, done, json=json, html=html, sketched=sketched)
+        for path, write in ((markdown, result.to_markdown), (csv, result.to_csv)):
+            if path is not None:
+                done.append(f"wrote {write(path)}")
+        if fix is not None:
+            written = session.diagnosis.write(fix)
+            done.append(f"wrote {written}" if written else "no verified repair of the mapping: nothing to write")
     return exit_status(result, strict=strict)
 
 
@@ -87,18 +88,32 @@ def exit_status(result: Result, *, strict: bool = False) -> int:
 
 
 def write_reports(
-    session: Session, result: Result, *, json: Path | None, html: Path | None, sketched: bool = False
+    session: Session, result: Result, done: list[str], *, json: Path | None, html: Path | None, sketched: bool = False
 ) -> None:
-    """The result as JSON, and as a page with its pictures, where asked for. A sketch has no values to draw."""
+    """The result as JSON, and as a page with its pictures, where asked for; ``done`` is told. A sketch has no values to
+    draw."""
     from ckptdbg.report.entries import entry_views
     from ckptdbg.report.pictures import pictures_of
 
     if json is not None:
-        say(f"wrote {result.to_json(json)}")
+        done.append(f"wrote {result.to_json(json)}")
     if html is not None:
         entries = entry_views(result, session.mapping)
         pictures = None if sketched else pictures_of(session.comparison, result)
-        say(f"wrote {result.to_html(html, pictures=pictures, entries=entries)}")
+        done.append(f"wrote {result.to_html(html, pictures=pictures, entries=entries)}")
+
+
+@contextmanager
+def shown(result: Result) -> Iterator[list[str]]:
+    """Files are written in here and put on the list; then the result is shown, and what was written is said. Who reads
+    the first lines only (``| head``) loses no file, and a file that cannot be written loses no result."""
+    done: list[str] = []
+    try:
+        yield done
+    finally:
+        show(result)
+        for line in done:
+            say(line)
 
 
 def show(result: Result) -> None:

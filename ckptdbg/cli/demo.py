@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ckptdbg.cli.compare import run, show, write_reports
+from ckptdbg.cli.compare import run, shown, write_reports
 from ckptdbg.cli.frame import Html, Json, complain, guarded, progress, say
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def demo(
         session, result = run(build_sample(out, pair, names), step)
     for item in planted:
         say(f"planted: {item.fault.name}: {item.fault.description}")
-    show(result)
-    write_reports(session, result, json=json or out / "report.json", html=html or out / "report.html")
+    with shown(result) as done:
+        write_reports(session, result, done, json=json or out / "report.json", html=html or out / "report.html")
     missed = [item.fault.name for item in planted if not was_found(item, result)]
     if not planted and result.verdict != "equivalent":
         missed = ["a healthy conversion must be equivalent"]
