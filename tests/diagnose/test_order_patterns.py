@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from itertools import permutations
+from itertools import combinations, pairwise, permutations, product
 
 import einops
 import numpy as np
@@ -21,14 +21,29 @@ from ckptdbg.diagnose.resemblance import how
 QUICK = settings(max_examples=100, deadline=None)
 
 
+def _sizes(least: int) -> list[tuple[int, ...]]:
+    lists = (sizes for factors in range(2, 6) for sizes in product((2, 3, 4, 5), repeat=factors))
+    return [sizes for sizes in lists if least <= math.prod(sizes) <= 1000]
+
+
+def _axes(sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Every shape of up to three axes that these factors make up in this order, one axis of several among them."""
+    inner = range(1, len(sizes))
+    ends = [(0, *cut, len(sizes)) for axes in (1, 2, 3) for cut in combinations(inner, axes - 1)]
+    several = [at for at in ends if max(np.diff(at)) > 1]
+    return [tuple(math.prod(sizes[a:b]) for a, b in pairwise(at)) for at in several]
+
+
 @st.composite
-def moved(draw: Callable) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """A shape, its factors, and an order of these in which neighbours still make up the same shape."""
-    axes = draw(st.lists(st.lists(st.sampled_from([2, 3, 4, 5]), min_size=1, max_size=3), min_size=1, max_size=3))
-    shape, sizes = tuple(map(math.prod, axes)), tuple(size for axis in axes for size in axis)
-    assume(math.prod(shape) <= 1000 and len(sizes) <= 5)
+def moved(draw: Callable, least: int = 4) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """A shape, its factors, and another order of these in which neighbours still make up the same shape.
+
+    Made, not drawn and thrown away: two factors of one axis can always change places.
+    """
+    sizes = draw(st.sampled_from(_sizes(least)))
+    shape = draw(st.sampled_from(_axes(sizes)))
     fitting = [turned for turned in permutations(range(len(sizes))) if _fit(sizes, turned, shape)]
-    return shape, sizes, draw(st.sampled_from(fitting))
+    return shape, sizes, draw(st.sampled_from(fitting[1:]))
 
 
 def _fit(sizes: tuple[int, ...], turned: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -66,7 +81,6 @@ def said(phrase: str | None, due: np.ndarray) -> np.ndarray:
 @given(moved())
 def test_the_phrase_says_how(case: tuple) -> None:
     due, found = _due_and_found(*case)
-    assume(not np.array_equal(due, found))
     phrase = order_of(due, found, {})
     event(str(phrase).split()[0])
     np.testing.assert_array_equal(said(phrase, due), found)
@@ -94,10 +108,9 @@ def test_a_reshape_where_a_transpose_belongs_is_told_for_any_shape(shape: tuple[
 
 
 @QUICK
-@given(moved(), st.integers(1, 4), st.integers(0, 2**31))
+@given(moved(least=60), st.integers(1, 4), st.integers(0, 2**31))
 def test_the_phrase_says_how_though_some_values_are_equal(case: tuple, equal: int, seed: int) -> None:
     due, _ = _due_and_found(*case)
-    assume(due.size > 60)
     draw = np.random.default_rng(seed)
     due.reshape(-1)[draw.choice(np.arange(8, due.size), 2 * equal, replace=False)] = np.repeat(due.max(), 2 * equal)
     shape, sizes, turned = case
