@@ -292,7 +292,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
 
 def test_who_closes_the_pipe_loses_no_report(tmp_path):
     out = tmp_path / "demo"
-    arguments = ["demo", "--pair", "llama_to_torch", "--fault", "none", "--out", str(out)]
+    arguments = ["demo", "--pair", "llama_to_torch", "--fault", "down-zeros", "--out", str(out)]
     command = [sys.executable, "-m", "ckptdbg.cli", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None

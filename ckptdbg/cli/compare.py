@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,13 +104,16 @@ def write_reports(
 
 
 @contextmanager
-def shown(result: Result) -> Iterator[list[str]]:
-    """Files are written in here and put on the list; then the result is shown, and what was written is said. Who reads
-    the first lines only (``| head``) loses no file, and a file that cannot be written loses no result."""
+def shown(result: Result, ahead: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Files are written in here and put on the list; then the lines ``ahead`` and the result are shown, and what was
+    written is said. Who reads the first lines only (``| head``) loses no file, and a file that cannot be written loses
+    no result."""
     done: list[str] = []
     try:
         yield done
     finally:
+        for line in ahead:
+            say(line)
         show(result)
         for line in done:
             say(line)

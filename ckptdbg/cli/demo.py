@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ckptdbg.cli.compare import run, shown, write_reports
-from ckptdbg.cli.frame import Html, Json, complain, guarded, progress, say
+from ckptdbg.cli.frame import Html, Json, complain, guarded, progress
 
 if TYPE_CHECKING:
     from ckptdbg.result import Result
@@ -42,9 +42,8 @@ def demo(
     with progress() as step:
         step("building the sample")
         session, result = run(build_sample(out, pair, names), step)
-    for item in planted:
-        say(f"planted: {item.fault.name}: {item.fault.description}")
-    with shown(result) as done:
+    ahead = [f"planted: {item.fault.name}: {item.fault.description}" for item in planted]
+    with shown(result, ahead) as done:
         write_reports(session, result, done, json=json or out / "report.json", html=html or out / "report.html")
     missed = [item.fault.name for item in planted if not was_found(item, result)]
     if not planted and result.verdict != "equivalent":

@@ -115,7 +115,6 @@ def search(
         singles[s.entry.name] = _distinct(bench, places[0], found)
     touched = {s.entry.name for s in suspects}
     full = [s.entry for s in suspects if not s.values_only]
-    exchangeable = exchanges(full, mapping)
     exchanged = exchanges([*full, *partners], mapping)
     left: dict[int, float] = {}
 
@@ -124,19 +123,12 @@ def search(
         yield [*exchanged, *(c for found in singles.values() for c in found)]
         yield _pairs_apart(bench, places, singles, apart)
         yield pairs.led(singles, exchanged, left)
-        yield pairs.beside_exchanges(exchangeable, singles)[:_MOST_MIXED]
+        yield pairs.beside_exchanges(exchanges(full, mapping), singles)[:_MOST_MIXED]
         with bench.paused():
             among = otherwise()
         open_ones = [s for s in suspects if among is None or s.entry.name in among]
-        if not open_ones:
-            return
-        moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in open_ones]
-        yield list(islice(pairs.of_one_family(moving), _MOST_PAIRS))
-        full = [s.entry for s in open_ones if not s.values_only]
-        both = (c for e in full for c in pairs.twice(e, singles[e.name], mapping, sizes))
-        twice = sorted(both, key=pairs.layouts_last)
-        mixed = sorted(pairs.of_two_families([singles[s.entry.name] for s in open_ones]), key=pairs.layouts_last)
-        yield [*_distinct(bench, places[0], twice[:_MOST_MIXED]), *mixed[:_MOST_MIXED]]
+        if open_ones:
+            yield from _pairs_unled(bench, places[0], open_ones, singles, mapping, sizes)
 
     tried, before, sizes_of_rounds = 0, bench.runs, []
     for candidates in rounds():
@@ -212,6 +204,24 @@ def _pairs_apart(
         found += [(*m.edits, *c) for other in others for c in singles[other] for m in first]
     once = {frozenset(map(id, pair)): pair for pair in found}
     return sorted(once.values(), key=lambda pair: sum(e.cost for e in pair))
+
+
+def _pairs_unled(
+    bench: Bench,
+    place: Place,
+    suspects: Sequence[Suspect],
+    singles: Mapping[str, list[tuple[Edit, ...]]],
+    mapping: TensorMapping,
+    sizes: Mapping[str, int],
+) -> Iterator[list[tuple[Edit, ...]]]:
+    """Two edits at once that nothing points to: of one family over two suspects, then of different families."""
+    moving = [[c for c in singles[s.entry.name] if not s.values_only or c[0].lanes] for s in suspects]
+    yield list(islice(pairs.of_one_family(moving), _MOST_PAIRS))
+    full = [s.entry for s in suspects if not s.values_only]
+    both = (c for e in full for c in pairs.twice(e, singles[e.name], mapping, sizes))
+    twice = sorted(both, key=pairs.layouts_last)
+    mixed = sorted(pairs.of_two_families([singles[s.entry.name] for s in suspects]), key=pairs.layouts_last)
+    yield [*_distinct(bench, place, twice[:_MOST_MIXED]), *mixed[:_MOST_MIXED]]
 
 
 def _mending(
