@@ -13,9 +13,6 @@ from ckptdbg.diagnose import pairs
 from ckptdbg.diagnose.definitions.candidate import Candidate, joined
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions, Proved
 from ckptdbg.diagnose.definitions.meanings import BASE, SCALE
-from ckptdbg.diagnose.edit import Edit
-from ckptdbg.diagnose.regions import Place
-from ckptdbg.diagnose.search import Mend
 from ckptdbg.repair.solver import Solver
 from ckptdbg.result import Result
 from ckptdbg.samples.build import build_sample
@@ -114,33 +111,6 @@ def test_what_is_proved_of_one_layer_is_not_looked_for_in_the_next(known, tmp_pa
     result = _compared(tmp_path, "qwen3_to_nnx", "qk-norm-after-rope", "out-dim-major@1")
     assert _repaired(result) == {"attention.out@1"}
     assert (len(looked) == 1) is known
-
-
-class _Bench:
-    """Places with these ratios as they are, and with any edit."""
-
-    def __init__(self, plain: list[float], edited: list[float]) -> None:
-        self.plain, self.edited = plain, edited
-
-    def ratios(self, attempts: list) -> list[float]:
-        return self.edited if attempts[0].edits else self.plain
-
-    def breaks(self, *_: object) -> bool:
-        return False
-
-
-@pytest.mark.parametrize(
-    ("plain", "edited", "mended"),
-    [
-        ([1e6, 1e6], [0.5, 0.7], True),
-        ([1e6, 1e6], [0.5, 1e5], False),
-        ([1e6, 0.5], [0.5, 0.7], False),  # one of them needs no edit where the mend was found
-    ],
-)
-def test_a_mend_is_told_of_places_that_all_need_it(plain, edited, mended):
-    place = Place("in", (1,), frozenset(), frozenset(), 1e6)
-    mend = Mend((Edit("entry", "order", "another order", 1, (), ()),), 1e6, 0.5, bench=_Bench(plain, edited))  # type: ignore[arg-type]
-    assert (mend.at([place, place]) is not None) is mended
 
 
 def test_a_setting_that_is_proved_again_is_known_once():
