@@ -190,7 +190,7 @@ def _texts(finding: Finding) -> Iterator[str]:
 
 
 def _repairs(repair: Repair | None) -> list[Repair]:
-    return [repair, *repair.together] if repair else []
+    return repair.parts() if repair else []
 
 
 def _says_number(text: str, how: str, by: float | None) -> bool:

@@ -54,6 +54,10 @@ class Repair(Record):
     together: list[Repair] = Field(default_factory=list)
     """Corrections of other entries that belong to this one: none mends anything alone."""
 
+    def parts(self) -> list[Repair]:
+        """Every correction by itself, this one first."""
+        return [self.model_copy(update={"together": []}), *self.together]
+
 
 class Finding(Record):
     kind: Literal["tensor", "layout", "definition", "precision", "unknown"]

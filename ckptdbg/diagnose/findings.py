@@ -97,12 +97,13 @@ def _tensor_findings(
 
 
 def tensor_groups(differences: Sequence[TensorDifference], mapping: BoundMapping) -> list[list[TensorDifference]]:
-    """Differences that are one finding: those of one entry that say the same of their tensors."""
+    """Differences that are one finding: those of one entry that say the same of their tensors, and two tensors that
+    changed places, whatever makes them."""
     groups: dict[tuple[str, str], list[TensorDifference]] = defaultdict(list)
     for difference in differences:
         entry = mapping.entry_of_target[difference.tensor]
         kind = difference.how if not difference.how[0].isdigit() else difference.tensor
-        groups[(entry.name, kind)].append(difference)
+        groups[("" if difference.exchanged else entry.name, kind)].append(difference)
     return list(groups.values())
 
 
@@ -125,32 +126,42 @@ def _tensor_finding(
 
 def wrong_tensors(group: list[TensorDifference], entries: Sequence[BoundEntry], site: str | None) -> Finding:
     """The finding of wrong tensors of one kind; ``site`` is where they show first, None where they do not."""
-    first = group[0]
-    others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
-    index = f"[{', '.join(map(str, first.first))}]"
     return Finding(
         kind="tensor",
         cause="checkpoint",
         effect="diverges",
         entries=references(entries),
         layers=[],
-        site=site or first.tensor,
+        site=site or group[0].tensor,
         ratio=None,
-        explanation=(
-            f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {index}: "
-            f"{first.found:.6g} where {first.expected:.6g} is due. Convert or load this tensor again."
-        ),
-        repair=_remake(entries[0]),
+        explanation=_sentence(group),
+        repair=_remade(entries),
         evidence=[f"{d.tensor}: {d.wrong} of {d.size} elements beyond rounding of the stored dtype" for d in group[:8]]
         + ([] if site else ["no compared site shows it: this probe does not exercise the wrong elements"]),
     )
 
 
-def _remake(entry: BoundEntry) -> Repair:
+def _sentence(group: list[TensorDifference]) -> str:
+    first = group[0]
+    index = f"[{', '.join(map(str, first.first))}]"
+    numbers = f"{first.found:.6g} where {first.expected:.6g} is due"
+    if first.exchanged:
+        return f"{first.how}; worst in {first.tensor} at {index}: {numbers}. Convert or load both again."
+    others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
+    return (
+        f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {index}: "
+        f"{numbers}. Convert or load this tensor again."
+    )
+
+
+def _remade(entries: Sequence[BoundEntry]) -> Repair:
     """For a wrong tensor of the checkpoint the repair is the tensor, never an edit of the mapping."""
-    ops = [op.data() for op in entry.ops]
     change = "make the tensor again from the source; the mapping stays"
-    return Repair(entry=entry.name, change=change, ops_before=ops, ops_after=ops, verified=False)
+    each = {entry.name: [op.data() for op in entry.ops] for entry in entries}
+    first, *rest = (
+        Repair(entry=name, change=change, ops_before=ops, ops_after=ops, verified=False) for name, ops in each.items()
+    )
+    return first.model_copy(update={"together": rest})
 
 
 def _entry_layers(comparison: Comparison, tensors: list[str], entries: list[BoundEntry]) -> list[str]:

@@ -43,6 +43,8 @@ class TensorDifference:
     """The tensor, or the index of its stacked axes outside of which nothing is wrong."""
     owner: str | None = None
     """The other piece whose due values stand here, in their own order."""
+    exchanged: bool = False
+    """Whether this piece's due values stand in the other one: ``how`` says the same of both."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,21 @@ def explain(due: Due, read: Callable[[str], Array], wrong: Sequence[str]) -> lis
     prints = Fingerprints(due.made, due.entry, due.dtype)
     with np.errstate(all="ignore"):  # NaN and infinite values show in the phrases
         found = [_explained(due, prints, name, np.asarray(read(name)).astype(np.float64)) for name in wrong]
+    return _exchanged(found)
+
+
+def _exchanged(found: Sequence[TensorDifference]) -> list[TensorDifference]:
+    """Of two pieces that hold each other's values the same is said, in one order."""
     owners = {d.piece: d.owner for d in found}
-    return [
-        replace(d, how=f"{d.piece} and {d.owner} changed places: each holds what the other should")
-        if d.owner is not None and owners.get(d.owner) == d.piece
-        else d
-        for d in found
-    ]
+    turn = {piece: i for i, piece in enumerate(owners)}
+    told = []
+    for d in found:
+        if d.owner is not None and owners.get(d.owner) == d.piece:
+            first, second = sorted((d.piece, d.owner), key=lambda piece: turn[piece])
+            how = f"{first} and {second} changed places: each holds what the other should"
+            d = replace(d, how=how, exchanged=True)
+        told.append(d)
+    return told
 
 
 def status_of(found: Deviation) -> Status:

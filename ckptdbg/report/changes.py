@@ -13,16 +13,24 @@ def changes(repair: Repair) -> list[tuple[str, str]]:
     """``("-", line)`` for what goes, ``("+", line)`` for what comes, ``(" ", line)`` for what stays.
 
     Where the ops stay (a tensor made again, other sources) the one line says what is done. Corrections that belong
-    together follow each other.
+    together follow each other, each below the name of its entry.
     """
-    return [line for part in (repair, *repair.together) for line in _one(part)]
+    several = bool(repair.together)
+    return [line for part in repair.parts() for line in _one(part, several)]
 
 
-def _one(repair: Repair) -> Iterator[tuple[str, str]]:
+def whose(repair: Repair) -> str:
+    """The entries that it corrects."""
+    return " and ".join(dict.fromkeys(part.entry for part in repair.parts()))
+
+
+def _one(repair: Repair, named: bool) -> Iterator[tuple[str, str]]:
     before, after = [op(o) for o in repair.ops_before], [op(o) for o in repair.ops_after]
     if before == after:
         yield " ", f"{repair.entry}: {repair.change}"
         return
+    if named:
+        yield " ", f"{repair.entry}:"
     for tag, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag == "equal":
             yield from ((" ", line) for line in before[i:j])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptdbg.report import pictures as draw
-from ckptdbg.report.changes import changes
+from ckptdbg.report.changes import changes, whose
 from ckptdbg.report.coverage import HEADINGS, MEANING, rows_of
 from ckptdbg.report.entries import EntryView, view_of
 from ckptdbg.report.files import write_text
@@ -50,6 +50,7 @@ def render(result: Result, *, pictures: Pictures | None = None, entries: Sequenc
         "span": span,
         "op": op,
         "changes": changes,
+        "whose": whose,
         "level": lambda ratio: _level(ratio, result),
     }
     environment.globals |= {"title": title, "place": place, "count": count, "ratio_of": ratio_of}

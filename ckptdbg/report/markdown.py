@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ckptdbg.report.changes import changes
+from ckptdbg.report.changes import changes, whose
 from ckptdbg.report.coverage import HEADINGS, MEANING, rows_of
 from ckptdbg.report.files import write_text
 from ckptdbg.report.names import number, place, visible
@@ -101,7 +101,7 @@ def _repair(repair: Repair) -> list[str]:
     ratios = f", ratio {number(repair.ratio_before)} becomes {number(repair.ratio_after)}" if known else ""
     lines = [f"{sign} {visible(text)}" for sign, text in changes(repair)]
     fence = _fence("\n".join(lines), 3)
-    return [f"Repair of {code(repair.entry)} ({proof}){ratios}:", "\n".join([f"{fence}diff", *lines, fence])]
+    return [f"Repair of {code(whose(repair))} ({proof}){ratios}:", "\n".join([f"{fence}diff", *lines, fence])]
 
 
 def _worst_sites(result: Result) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ckptdbg.report.changes import changes
+from ckptdbg.report.changes import changes, whose
 from ckptdbg.report.coverage import HEADINGS, rows_of
 from ckptdbg.report.grid import Floats, layers_by_sites
 from ckptdbg.report.names import count, number, visible
@@ -90,7 +90,7 @@ def _finding(index: int, finding: Finding) -> list[tuple[str, str]]:
     lines += [(f"   entry  {suspect(entry)}", "cyan") for entry in finding.entries]
     if finding.repair is not None:
         state = "verified" if finding.repair.verified else "not verified"
-        lines.append((f"   repair of {visible(finding.repair.entry)} ({state})", ""))
+        lines.append((f"   repair of {visible(whose(finding.repair))} ({state})", ""))
         lines += [(f"     {sign} {visible(text)}", _SIGNS[sign]) for sign, text in changes(finding.repair)]
     return lines
 

@@ -71,7 +71,7 @@ def repaired(session: Session, edited: Edited, number: int, diagnosis: Diagnosis
         raise CkptdbgError(
             f"finding {number} has no repair to try", found=finding.explanation, hint="type ops for an entry instead"
         )
-    repairs = (finding.repair, *finding.repair.together)
+    repairs = tuple(finding.repair.parts())
     if finding.cause == "checkpoint":
         return _remade(session, edited, repairs)
     mapping, mended = edited.mapping, diagnosis.tried or diagnosis.mapping

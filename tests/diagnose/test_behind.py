@@ -63,7 +63,7 @@ def _compared(folder, pair: str, faults: tuple[str, ...]) -> tuple[Session, Resu
 
 
 def _repaired(result: Result) -> set[str]:
-    repairs = [r for f in result.findings if f.repair is not None for r in (f.repair, *f.repair.together)]
+    repairs = [r for f in result.findings if f.repair is not None for r in f.repair.parts()]
     assert all(r.verified for r in repairs)
     return {r.entry for r in repairs}
 

@@ -78,6 +78,20 @@ def test_a_wrong_tensor_is_mended_by_the_tensor_and_the_mapping_stays(tmp_path):
     assert not session.diagnosis.mended
 
 
+@pytest.mark.parametrize(("fault", "tensors"), [("checkpoint-gate-up-swapped@1", 2), ("layers-swapped@0", 2)])
+def test_two_tensors_that_changed_places_are_one_finding(fault, tensors, tmp_path):
+    session = open_session(build_sample(tmp_path, "llama_to_nnx", (fault,), num_hidden_layers=2))
+    (finding,) = session.compare().findings
+    wrong = {d.tensor for d in session.evidence.tensors}
+    assert len(wrong) == tensors
+    assert all(name in finding.explanation for name in wrong)
+    entries = {session.mapping.entry_of_target[name].name for name in wrong}
+    assert {e.name for e in finding.entries} == entries
+    assert finding.repair is not None
+    assert {part.entry for part in finding.repair.parts()} == entries
+    assert all(part.verified for part in finding.repair.parts())
+
+
 def test_faults_that_hide_each_other_come_out_together(tmp_path):
     faults = ("gate-up-order", "norm-plus-one", "down-element@2", "qkv-not-interleaved")
     session = open_session(build_sample(tmp_path, PAIR, faults=faults))
@@ -110,7 +124,7 @@ def test_two_faults_in_one_region_are_found_together(case, tmp_path):
     (repair,) = _mended_together(tmp_path, case)
     assert repair is not None
     assert repair.verified
-    named = {repair.entry, *(other.entry for other in repair.together)}
+    named = {part.entry for part in repair.parts()}
     assert named == {f"attention.{entry}" for entry in IN_ONE_REGION[case][2]}
 
 

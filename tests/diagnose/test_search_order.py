@@ -24,7 +24,7 @@ def _compared(folder, pair: str, *faults: str) -> Result:
 
 
 def _repaired(result: Result) -> set[str]:
-    repairs = [r for f in result.findings if f.repair is not None for r in (f.repair, *f.repair.together)]
+    repairs = [r for f in result.findings if f.repair is not None for r in f.repair.parts()]
     assert all(r.verified for r in repairs)
     return {r.entry for r in repairs}
 

@@ -3,7 +3,9 @@
 import pytest
 from report_examples import result
 
+from ckptdbg.report import html
 from ckptdbg.report.words import BADGE
+from ckptdbg.result import Repair
 
 
 def bundle(shown):
@@ -33,3 +35,20 @@ def test_a_repair_is_a_diff_that_no_name_can_end():
     assert "```diff\n- rearrange" in bundle(shown)["text/markdown"]
     repair.ops_after = [{"rearrange": "````"}]
     assert '`````diff\n- rearrange: "(h d) m -> m h d"\n+ rearrange: "````"\n`````' in bundle(shown)["text/markdown"]
+
+
+def test_corrections_that_belong_together_stand_below_their_entries():
+    shown = result("divergent")
+    repair = shown.findings[0].repair
+    assert repair is not None
+    tensor = Repair(entry="mlp.up", change="make it again", ops_before=[], ops_after=[], verified=True)
+    repair.together = [repair.model_copy(update={"entry": "attention.key"}), tensor]
+    page = bundle(shown)
+    for text in (page["text/markdown"].replace("`", ""), page["text/plain"]):
+        assert "of attention.query and attention.key and mlp.up (verified" in text
+        lines = [line.strip() for line in text.splitlines()]
+        at = [lines.index(name) for name in ("attention.query:", "attention.key:", "mlp.up: make it again")]
+        assert at == sorted(at)
+        assert lines[at[0] + 1].startswith("- rearrange")
+        assert lines[at[1] + 1].startswith("- rearrange")
+    assert "of attention.query and attention.key and mlp.up" in html.render(shown)
