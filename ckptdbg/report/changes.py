@@ -19,9 +19,9 @@ def changes(repair: Repair) -> list[tuple[str, str]]:
     return [line for part in repair.parts() for line in _one(part, several)]
 
 
-def whose(repair: Repair) -> str:
+def whose(repair: Repair) -> list[str]:
     """The entries that it corrects."""
-    return " and ".join(dict.fromkeys(part.entry for part in repair.parts()))
+    return list(dict.fromkeys(part.entry for part in repair.parts()))
 
 
 def _one(repair: Repair, named: bool) -> Iterator[tuple[str, str]]:

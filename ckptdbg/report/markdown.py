@@ -101,7 +101,8 @@ def _repair(repair: Repair) -> list[str]:
     ratios = f", ratio {number(repair.ratio_before)} becomes {number(repair.ratio_after)}" if known else ""
     lines = [f"{sign} {visible(text)}" for sign, text in changes(repair)]
     fence = _fence("\n".join(lines), 3)
-    return [f"Repair of {code(whose(repair))} ({proof}){ratios}:", "\n".join([f"{fence}diff", *lines, fence])]
+    whole = "\n".join([f"{fence}diff", *lines, fence])
+    return [f"Repair of {' and '.join(map(code, whose(repair)))} ({proof}){ratios}:", whole]
 
 
 def _worst_sites(result: Result) -> str:

@@ -90,7 +90,7 @@ def _finding(index: int, finding: Finding) -> list[tuple[str, str]]:
     lines += [(f"   entry  {suspect(entry)}", "cyan") for entry in finding.entries]
     if finding.repair is not None:
         state = "verified" if finding.repair.verified else "not verified"
-        lines.append((f"   repair of {visible(whose(finding.repair))} ({state})", ""))
+        lines.append((f"   repair of {visible(' and '.join(whose(finding.repair)))} ({state})", ""))
         lines += [(f"     {sign} {visible(text)}", _SIGNS[sign]) for sign, text in changes(finding.repair)]
     return lines
 

@@ -163,7 +163,7 @@ def finding_of(finding: Finding, result: Result) -> dict[str, Any]:
 def repair_of(repair: Repair) -> dict[str, Any]:
     """A repair ready for JSON, with its lines as a diff."""
     return {
-        "entry": visible(whose(repair)),
+        "entry": visible(" and ".join(whose(repair))),
         "change": visible(repair.change),
         "lines": [[sign, visible(text)] for sign, text in changes(repair)],
         "verified": repair.verified,
