@@ -59,6 +59,15 @@ class Repair(Record):
         return [self.model_copy(update={"together": []}), *self.together]
 
 
+class Definition(Record):
+    """Something that the two models define differently, where that is proved."""
+
+    name: str
+    source: str | None = None
+    """Its value in the source, as people read it; None where it has none (an order of operations)."""
+    target: str | None = None
+
+
 class Finding(Record):
     kind: Literal["tensor", "layout", "definition", "precision", "unknown"]
     """``unknown`` where the evidence says where but not yet which of the others."""
@@ -73,6 +82,7 @@ class Finding(Record):
     """One sentence a person can act on."""
     evidence: list[str] = Field(default_factory=list)
     excluded: list[str] = Field(default_factory=list)
+    definition: Definition | None = None
     repair: Repair | None = None
 
 

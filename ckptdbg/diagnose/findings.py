@@ -61,6 +61,37 @@ def _merged(findings: list[Finding]) -> list[Finding]:
     return list(kept.values())
 
 
+def each_definition_once(findings: Sequence[Finding]) -> list[Finding]:
+    """What the models define differently in the same way at several places is one finding, told of the first."""
+    kept: dict[tuple, Finding] = {}
+    for finding in findings:
+        key = _defined(finding)
+        first = kept.setdefault(key or (len(kept),), finding)
+        if first is not finding:
+            layers = in_order({*first.layers, *finding.layers})
+            entries = [*first.entries, *(e for e in finding.entries if e not in first.entries)]
+            ratio = max((f.ratio for f in (first, finding) if f.ratio is not None), default=None)
+            also = (
+                f"so too at {finding.site} (ratio {finding.ratio:.3g})"
+                if finding.ratio
+                else f"so too at {finding.site}"
+            )
+            update = {"layers": layers, "entries": entries, "ratio": ratio, "evidence": [*first.evidence, also]}
+            kept[key] = first.model_copy(update=update)
+    return list(kept.values())
+
+
+def _defined(finding: Finding) -> tuple:
+    """The same for one thing that differs in the same way; empty where that is not known. Where it has no values the
+    parameters that it is about say which it is."""
+    definition = finding.definition
+    if definition is None or finding.repair is not None:
+        return ()
+    values = definition.source, definition.target
+    about = tuple(e.name for e in finding.entries) if values == (None, None) else ()
+    return finding.effect, definition.name, *values, *about
+
+
 def _suspected_tensors(comparison: Comparison, place: Place) -> set[str]:
     """Tensors whose wrong value would show at this place: its own operands and region parameters, and those of anchors
     that lie inside the region as they have no partner; not what feeds it."""

@@ -116,7 +116,8 @@ def _unmended(comparison: Comparison, place: Place, outcome: Outcome | None) -> 
     if causes.proved is not None:
         if place.port != "out":
             update["evidence"] = [f"the place: {region_words(comparison, place)}", *update["evidence"]]
-        return update | {"kind": "definition", "cause": "model", "explanation": causes.proved}
+        told = {"explanation": causes.proved, "definition": causes.differs}
+        return update | {"kind": "definition", "cause": "model", **told}
     if not outcome.complete:
         cut = f"the search for a repair was cut short after {outcome.tried} runs"
         return update | {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ckptdbg.diagnose.definitions.causes import Proved
 from ckptdbg.diagnose.definitions.readings import Rows
 from ckptdbg.diagnose.edit import Edit
-from ckptdbg.diagnose.findings import by_template, find
+from ckptdbg.diagnose.findings import by_template, each_definition_once, find
 from ckptdbg.diagnose.regions import find_places, with_merged
 from ckptdbg.diagnose.suspects import site_name
 from ckptdbg.errors import MappingError
@@ -115,7 +115,7 @@ def diagnose(session: Session) -> Diagnosis:
             findings[(*_key(finding), *beside)] = finding
     done = [
         _finished(f, possible and not left & state.groups.get(f.site, {f.site}), session.unbound_mapping)
-        for f in findings.values()
+        for f in each_definition_once(list(findings.values()))
     ]
     proved = all(f.repair.verified for f in done if f.repair is not None)
     mapping = state.mapping if proved else session.unbound_mapping

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 
 from ckptdbg.diagnose.edit import Edit
+from ckptdbg.diagnose.findings import each_definition_once
 from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.search import Mend, Outcome
 from ckptdbg.diagnose.trial import Attempt
 from ckptdbg.repair.round import _of_all
 from ckptdbg.repair.solver import Solver
+from ckptdbg.result import Definition, EntryRef, Finding
+from ckptdbg.samples.build import build_sample
+from ckptdbg.session import open_session
 
+BASE = Definition(name="the rotary base", source="10000", target="500000")
 FIRST, SECOND = (Place("in", (consumer,), frozenset(), frozenset(), 1e6) for consumer in (1, 2))
 
 
@@ -91,3 +96,58 @@ def test_one_part_that_was_not_searched_to_the_end_leaves_all_of_them_open():
     assert outcome is not None
     assert not outcome.complete
     assert _of_all([([FIRST], None), ([SECOND], Outcome(None, (), 1))], FIRST) is None
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_one_definition_is_one_finding_though_a_layer_has_an_entry_of_its_own(once, tmp_path, monkeypatch):
+    if not once:
+        monkeypatch.setattr("ckptdbg.repair.diagnosis.each_definition_once", lambda findings: findings)
+    config = build_sample(tmp_path, "llama_to_nnx", ("rope-theta", "out-dim-major@1"), num_hidden_layers=2)
+    findings = open_session(config).compare().findings
+    told = [f for f in findings if f.kind == "definition"]
+    assert all(f.definition == BASE for f in told)
+    assert [f.layers for f in told] == ([["0", "1"]] if once else [["0"], ["1"]])
+    assert [f.entries[0].name for f in findings if f.repair is not None] == ["attention.out@1"]
+
+
+def _defined(site: str, layer: str, definition: Definition | None, entry: str = "attention.query") -> Finding:
+    return Finding(
+        kind="definition",
+        cause="model",
+        effect="diverges",
+        entries=[EntryRef(name=entry)],
+        layers=[layer],
+        site=site,
+        ratio=float(layer),
+        explanation=f"It differs at {site}.",
+        definition=definition,
+    )
+
+
+def test_a_definition_that_differs_alike_at_several_places_is_told_of_the_first_with_all_layers_and_entries():
+    found = [_defined("a", "10", BASE), _defined("b", "9", BASE, "attention.key"), _defined("c", "11", None)]
+    first, other = each_definition_once(found)
+    assert other == found[2]
+    assert (first.site, first.explanation, first.layers, first.ratio) == ("a", found[0].explanation, ["9", "10"], 10)
+    assert [e.name for e in first.entries] == ["attention.query", "attention.key"]
+    assert first.evidence == ["so too at b (ratio 9)"]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        _defined("b", "2", BASE.model_copy(update={"target": "7"})),
+        _defined("b", "2", Definition(name="the order of norm and rotation")),
+        _defined("b", "2", None),
+        _defined("b", "2", BASE).model_copy(update={"effect": "none"}),
+    ],
+)
+def test_what_differs_otherwise_stays_a_finding_of_its_own(second):
+    found = [_defined("a", "1", BASE), second]
+    assert each_definition_once(found) == found
+
+
+def test_an_order_without_values_is_the_same_one_where_it_is_of_the_same_scales():
+    order = Definition(name="the order of norm and rotation")
+    found = [_defined(s, "1", order, entry) for s, entry in (("a", "key_norm"), ("b", "norm"), ("c", "key_norm"))]
+    assert [f.site for f in each_definition_once(found)] == ["a", "b"]

@@ -19,6 +19,7 @@ from ckptdbg.diagnose.definitions.routers import normalised_on_one_side
 from ckptdbg.diagnose.definitions.trials import Proof
 from ckptdbg.diagnose.positions import exact_first_token
 from ckptdbg.diagnose.regions import OUTPUT, Place, with_merged
+from ckptdbg.result import Definition
 
 _MOST_LISTED = 5
 _FITS = "fits the evidence: "
@@ -40,6 +41,8 @@ class Causes:
     """Later places on the same stream that what is proved does not explain."""
     setting: Candidate | None = None
     """What explains it, where that is a setting."""
+    differs: Definition | None = None
+    """What is proved, in words that can be compared."""
     unseen: tuple[str, ...] = ()
     """Entries whose edits may explain it as well: where the proof was made, none of theirs shows."""
 
@@ -165,7 +168,7 @@ class Definitions:
             f"The scales of {names} are applied at another point than in the source, or in an order that was not tried."
         )
         sentence = f"{scales} With all elements of these scales alike on both sides more is seen. {found.proved}"
-        return proof.candidate, replace(found, proved=sentence, setting=None)
+        return proof.candidate, replace(found, proved=sentence, setting=None, differs=None)
 
     def factor(self, places: Sequence[Place]) -> Causes:
         """Whether a factor in a model's code would explain these places as well as the one in the mapping that mends
@@ -183,7 +186,12 @@ class Definitions:
             self.rows |= reading.rows
             rest = "What else may be wrong here shows when this is mended."
             sentence = f"{_capital(reading.meaning.name)} differs: {reading.sentence}. {rest}"
-            return Causes(sentence, reading.meaning, self._named(reading.meaning))
+            return Causes(
+                sentence,
+                reading.meaning,
+                self._named(reading.meaning),
+                differs=Definition(name=reading.meaning.name),
+            )
         return None
 
     def _proved(self, proof: Proof, places: Sequence[Place]) -> Causes:
@@ -201,7 +209,9 @@ class Definitions:
             "that is to be changed."
         )
         named = self._named(chosen.meaning)
-        return Causes(sentence, chosen.meaning, named, beyond=proof.beyond, setting=chosen)
+        values = {varied: chosen.before, other: chosen.after}
+        differs = Definition(name=chosen.meaning.name, source=values["source"], target=values["target"])
+        return Causes(sentence, chosen.meaning, named, beyond=proof.beyond, setting=chosen, differs=differs)
 
     def _order(self, places: Sequence[Place]) -> Causes | None:
         if not isinstance(self.replay, Replay):
@@ -215,7 +225,8 @@ class Definitions:
             f"The scales of {names} are applied at another point than in the source, as before the rotation and after "
             f"it: with all elements of these scales alike on both sides the two models agree here (ratio {ratio:.2g})."
         )
-        return Causes(sentence, ORDER, self._named(ORDER), unseen=tuple(entries))
+        differs = Definition(name=ORDER.name)
+        return Causes(sentence, ORDER, self._named(ORDER), differs=differs, unseen=tuple(entries))
 
     def _normalised(self, by: str, ratio: float) -> Causes:
         other = "source" if by == "target" else "target"
@@ -224,7 +235,7 @@ class Definitions:
             f"in the {other} they do not. With the scores of the others left out on both sides the two models agree "
             f"here (ratio {ratio:.2g})."
         )
-        return Causes(sentence, ROUTER_NORM, self._named(ROUTER_NORM))
+        return Causes(sentence, ROUTER_NORM, self._named(ROUTER_NORM), differs=Definition(name=ROUTER_NORM.name))
 
     def _named(self, meaning: Meaning) -> tuple[str, ...]:
         """The configurations' own words on a cause that is proved, then other fields in which they differ."""
