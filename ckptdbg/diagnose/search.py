@@ -101,11 +101,13 @@ def search(
     partners: Sequence[BoundEntry] = (),
     apart: Apart | None = None,
     otherwise: Callable[[], Collection[str] | None] = lambda: None,
+    at_once: int = 2,
 ) -> Outcome:
     """Look for edits of ``suspects`` (strongest first) that mend all ``places`` of a template. ``partners`` are entries
     elsewhere that one of them may have been exchanged with. ``apart`` judges one suspect without the others, where the
     source can be run. ``otherwise`` is asked before pairs are tried that nothing points to: where something else than
-    the mapping explains the places, the only entries whose edits are still worth trying."""
+    the mapping explains the places, the only entries whose edits are still worth trying. With one edit ``at_once`` no
+    pairs are tried."""
     bench.rest()
     if bench.quiet(places):
         return Outcome(None, (), 0)
@@ -121,6 +123,8 @@ def search(
     def rounds() -> Iterator[Sequence[tuple[Edit, ...]]]:
         """From the least change on; what comes later is put together only if it is needed."""
         yield [*exchanged, *(c for found in singles.values() for c in found)]
+        if at_once < 2:
+            return
         yield _pairs_apart(bench, places, singles, apart)
         yield pairs.led(singles, exchanged, left)
         yield pairs.beside_exchanges(exchanges(full, mapping), singles)[:_MOST_MIXED]

@@ -54,7 +54,12 @@ class Solver:
 
     def sought(self, places: list[Place]) -> Outcome:
         """What explains these places where nothing does that is known at once: the least change is tried first."""
-        again = self._explained_already(places) or self._mended_already(places) or self._mended_beside_proved(places)
+        again = (
+            self._explained_already(places)
+            or self._mended_already(places)
+            or self._mended_beside_proved(places)
+            or self._mended_beside_named(places)
+        )
         if again is not None:
             return again
         self.session.progress(f"trying repairs for {len(places)} places")
@@ -88,6 +93,20 @@ class Solver:
             plain = self._searched(self._bench, places) if len(found.mend.edits) > 1 else found
             if plain.mend is not None and len(plain.mend.edits) < len(found.mend.edits):
                 return self._plainly(plain, plain.mend, places)
+            return self._kept(varied, found.mend, found)
+        return None
+
+    def _mended_beside_named(self, places: list[Place]) -> Outcome | None:
+        """What one edit mends with the source as the target's configuration says of what reaches these places. Where
+        that is not so, it costs the single edits once more; where it is, it saves all pairs of edits."""
+        for varied in behind_named(self.why, places):
+            found = self._searched_beside(varied, places, at_once=1)
+            if found.mend is None:
+                continue
+            if any(edit.changes_factor for edit in found.mend.edits):
+                plain = self._searched(self._bench, places, at_once=1)
+                if plain.mend is not None:  # one factor, not two: a model need not do what its configuration says
+                    return self._plainly(plain, plain.mend, places)
             return self._kept(varied, found.mend, found)
         return None
 
@@ -169,9 +188,9 @@ class Solver:
         outcome = self._searched_beside(varied, places)
         return outcome if outcome.mend is None else self._kept(varied, outcome.mend, outcome)
 
-    def _searched_beside(self, varied: Varied, places: list[Place]) -> Outcome:
+    def _searched_beside(self, varied: Varied, places: list[Place], at_once: int = 2) -> Outcome:
         with source_set(self.session, varied.settings):
-            return self._searched(self._bench_of(varied.comparison), places)
+            return self._searched(self._bench_of(varied.comparison), places, at_once=at_once)
 
     def _kept(self, varied: Varied, mend: Mend, outcome: Outcome) -> Outcome:
         mend = replace(mend, beside=varied.words)
@@ -183,14 +202,18 @@ class Solver:
         return Bench(comparison, self.session.mapping, self.session.progress, self._moved)
 
     def _searched(
-        self, bench: Bench, places: list[Place], otherwise: Callable[[], Collection[str] | None] = lambda: None
+        self,
+        bench: Bench,
+        places: list[Place],
+        otherwise: Callable[[], Collection[str] | None] = lambda: None,
+        at_once: int = 2,
     ) -> Outcome:
         session, comparison = self.session, self.comparison
         suspects = suspects_of(comparison, places[0])
         partners = exchange_partners(comparison, self.evidence, session.mapping, places)
         apart = None if self._replay is None else Apart(bench.comparison, self._replay)
         mapping, sizes, unused = session.unbound_mapping, session.sizes, session.unused_sources
-        return search(bench, places, suspects, mapping, sizes, unused, partners, apart, otherwise)
+        return search(bench, places, suspects, mapping, sizes, unused, partners, apart, otherwise, at_once)
 
 
 def settled(outcome: Outcome | None) -> bool:
