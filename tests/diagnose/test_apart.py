@@ -98,7 +98,7 @@ def test_one_part_that_was_not_searched_to_the_end_leaves_all_of_them_open():
     assert _of_all([([FIRST], None), ([SECOND], Outcome(None, (), 1))], FIRST) is None
 
 
-@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("once", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_one_definition_is_one_finding_though_a_layer_has_an_entry_of_its_own(once, tmp_path, monkeypatch):
     if not once:
         monkeypatch.setattr("ckptdbg.repair.diagnosis.each_definition_once", lambda findings: findings)

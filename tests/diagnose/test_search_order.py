@@ -13,6 +13,8 @@ from ckptdbg.diagnose import pairs
 from ckptdbg.diagnose.definitions.candidate import Candidate, joined
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions, Proved
 from ckptdbg.diagnose.definitions.meanings import BASE, SCALE
+from ckptdbg.diagnose.edit import Edit
+from ckptdbg.diagnose.search import Mend, Outcome
 from ckptdbg.repair.solver import Solver
 from ckptdbg.result import Result
 from ckptdbg.samples.build import build_sample
@@ -61,6 +63,46 @@ def test_they_are_tried_where_none_does(tmp_path, tried_in_pairs, monkeypatch):
     _compared(tmp_path, "bert_to_jax", "gelu-tanh")
     assert tried_in_pairs
     assert {"mlp.up", "mlp.up_bias"} <= tried_in_pairs[0]
+
+
+@pytest.mark.parametrize("beside", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_one_edit_beside_what_the_configuration_names_comes_before_pairs(beside, tmp_path, tried_in_pairs, monkeypatch):
+    if not beside:
+        monkeypatch.setattr(Solver, "_mended_beside_named", lambda *_: None)
+    result = _compared(tmp_path, "llama_to_nnx", "rope-theta", "out-dim-major")
+    assert _repaired(result) == {"attention.out"}
+    assert {f.definition.name for f in result.findings if f.definition is not None} == {"the rotary base"}
+    assert (tried_in_pairs == []) is beside
+
+
+FACTOR, MOVED = (Edit("entry", family, "", 1, (), ()) for family in ("scale", "head order"))
+
+
+@pytest.mark.parametrize(
+    ("beside", "plain", "told"),
+    [
+        (MOVED, None, "beside"),
+        (FACTOR, None, "beside"),
+        (FACTOR, FACTOR, "plain"),  # the model need not do what its configuration says
+        (None, FACTOR, None),
+    ],
+)
+def test_a_factor_beside_a_setting_is_told_where_no_factor_does_without_it(beside, plain, told, monkeypatch):
+    def found(edit: Edit | None) -> Outcome:
+        return Outcome(None if edit is None else Mend((edit,), 1e6, 0.5, bench=None), (), 1)  # type: ignore[arg-type]
+
+    solver = object.__new__(Solver)
+    monkeypatch.setattr("ckptdbg.repair.solver.behind_named", lambda *_: [None])
+    for name, value in {
+        "why": None,
+        "_bench": None,
+        "_searched_beside": lambda *_, at_once: found(beside),
+        "_searched": lambda *_, at_once: found(plain),
+        "_kept": lambda *_: "beside",
+        "_plainly": lambda *_: "plain",
+    }.items():
+        monkeypatch.setattr(solver, name, value, raising=False)
+    assert solver._mended_beside_named([]) == told
 
 
 @pytest.mark.slow
