@@ -170,7 +170,7 @@ def _singles_excluded(singles: Mapping[str, Sequence[tuple[Edit, ...]]]) -> list
 
 
 def _others_excluded(counts: Sequence[int]) -> list[str]:
-    apart, led, beside, same, other = (*counts, 0, 0)[:5]
+    apart, led, beside, same, other = (*counts, *[0] * 5)[:5]  # not every round need come
     most = f"the first {_MOST_PAIRS}" if same >= _MOST_PAIRS else "all"
     found = [f"{apart} pairs with an edit of one that mends it apart from the others"] if apart else []
     found += [f"{led} pairs with an edit that alone leaves little"] if led else []

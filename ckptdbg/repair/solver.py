@@ -71,7 +71,7 @@ class Solver:
 
         outcome = self._searched(self._bench, places, otherwise)
         if outcome.mend is not None:
-            return self._with_fewer_edits(outcome.mend, places) or self._plainly(outcome, outcome.mend, places)
+            return self._plainly(outcome, outcome.mend, places)
         explained = alone[0] if alone else self.why.alone(places)
         if explained is not None and explained.unseen and not (alone and outcome.complete):
             untried = f"not every edit of {' and '.join(explained.unseen)} was tried: one may explain it as well"
@@ -98,7 +98,8 @@ class Solver:
 
     def _mended_beside_named(self, places: list[Place]) -> Outcome | None:
         """What one edit mends with the source as the target's configuration says of what reaches these places. Where
-        that is not so, it costs the single edits once more; where it is, it saves all pairs of edits."""
+        that is not so, it costs the single edits once more; where it is, it saves all pairs of edits, of which one may
+        be a factor that makes up for the setting."""
         for varied in behind_named(self.why, places):
             found = self._searched_beside(varied, places, at_once=1)
             if found.mend is None:
@@ -166,17 +167,6 @@ class Solver:
         """What the models were seen to define differently elsewhere, or here before something was mended."""
         causes = self.why.again(places)
         return None if causes is None else Outcome(None, (), 0, causes=causes)
-
-    def _with_fewer_edits(self, mend: Mend, places: list[Place]) -> Outcome | None:
-        """What takes fewer edits with the source as the target's configuration says, of several one of which is a
-        factor: a factor in a model's code can be made up for in the mapping."""
-        if len(mend.edits) < 2 or not any(edit.changes_factor for edit in mend.edits):
-            return None
-        for varied in behind_named(self.why, places):
-            found = self._searched_beside(varied, places)
-            if found.mend is not None and len(found.mend.edits) < len(mend.edits):
-                return self._kept(varied, found.mend, found)
-        return None
 
     def _first(self, variations: Iterable[Varied], places: list[Place]) -> Outcome | None:
         """The first of them in which the places are mended."""

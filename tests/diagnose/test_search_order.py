@@ -75,6 +75,12 @@ def test_one_edit_beside_what_the_configuration_names_comes_before_pairs(beside,
     assert (tried_in_pairs == []) is beside
 
 
+def test_where_no_single_edit_does_without_the_setting_the_factor_beside_it_is_told(tmp_path):
+    result = _compared(tmp_path, "llama_to_scan", "query-scale-missing", "rope-partial")
+    assert _repaired(result) == {"attention.query"}
+    assert "definition" in {f.kind for f in result.findings}
+
+
 FACTOR, MOVED = (Edit("entry", family, "", 1, (), ()) for family in ("scale", "head order"))
 
 
@@ -137,7 +143,7 @@ def test_scales_that_both_missed_a_permutation_are_not_called_applied_elsewhere(
 @pytest.mark.parametrize("tried", [True, False])
 def test_a_factor_that_makes_up_for_a_definition_is_not_told_beside_another_edit(tried, tmp_path, monkeypatch):
     if not tried:
-        monkeypatch.setattr(Solver, "_with_fewer_edits", lambda *_: None)
+        monkeypatch.setattr(Solver, "_mended_beside_named", lambda *_: None)
     result = _compared(tmp_path, "llama_to_scan", "attention-scale", "key-permuted-with-query-heads")
     assert _repaired(result) == ({"attention.key"} if tried else {"attention.query", "attention.key"})
     assert ("definition" in {f.kind for f in result.findings}) is tried
