@@ -52,7 +52,8 @@ class Repair(Record):
     ratio_before: float | None = None
     ratio_after: float | None = None
     together: list[Repair] = Field(default_factory=list)
-    """Corrections of other entries that belong to this one: none mends anything alone."""
+    """Corrections of other entries that belong to this one: of the mapping, none mends anything alone; of tensors that
+    changed places, both are made again."""
 
     def parts(self) -> list[Repair]:
         """Every correction by itself, this one first."""
@@ -64,7 +65,8 @@ class Definition(Record):
 
     name: str
     source: str | None = None
-    """Its value in the source, as people read it; None where it has none (an order of operations)."""
+    """Its value in the source, as people read it; None where it has none (an order of operations), or where ``target``
+    says both."""
     target: str | None = None
 
 
@@ -83,6 +85,7 @@ class Finding(Record):
     evidence: list[str] = Field(default_factory=list)
     excluded: list[str] = Field(default_factory=list)
     definition: Definition | None = None
+    """What is defined differently, where that is proved and no mapping mends it."""
     repair: Repair | None = None
 
 

@@ -192,11 +192,13 @@ def _word(rest: str, word: str) -> bool:
 
 
 def _findings(session: Session) -> str:
+    from ckptdbg.report.changes import in_one_line
     from ckptdbg.report.names import visible
     from ckptdbg.report.words import title
 
     found = session.stepper.findings
     lines = [
-        f"{i}. {title(f)}: {visible(f.repair.change) if f.repair else 'no repair'}" for i, f in enumerate(found, 1)
+        f"{i}. {title(f)}: {visible(in_one_line(f.repair)) if f.repair else 'no repair'}"
+        for i, f in enumerate(found, 1)
     ]
     return "\n".join(lines) or "nothing was found"

@@ -62,28 +62,26 @@ def _merged(findings: list[Finding]) -> list[Finding]:
 
 
 def each_definition_once(findings: Sequence[Finding]) -> list[Finding]:
-    """What the models define differently in the same way at several places is one finding, told of the first."""
+    """What the models define differently with the same two values, at however many places, is one finding: told of the
+    first, with all layers, entries and evidence."""
     kept: dict[tuple, Finding] = {}
     for finding in findings:
-        key = _defined(finding)
-        first = kept.setdefault(key or (len(kept),), finding)
+        key = _defined(finding) or (len(kept),)
+        first = kept.setdefault(key, finding)
         if first is not finding:
             layers = in_order({*first.layers, *finding.layers})
             entries = [*first.entries, *(e for e in finding.entries if e not in first.entries)]
             ratio = max((f.ratio for f in (first, finding) if f.ratio is not None), default=None)
-            also = (
-                f"so too at {finding.site} (ratio {finding.ratio:.3g})"
-                if finding.ratio
-                else f"so too at {finding.site}"
-            )
-            update = {"layers": layers, "entries": entries, "ratio": ratio, "evidence": [*first.evidence, also]}
+            also = f"so too at {finding.site}" + (f" (ratio {finding.ratio:.3g})" if finding.ratio else "")
+            evidence = [*first.evidence, also, *(e for e in finding.evidence if e not in first.evidence)]
+            update = {"layers": layers, "entries": entries, "ratio": ratio, "evidence": evidence}
             kept[key] = first.model_copy(update=update)
     return list(kept.values())
 
 
 def _defined(finding: Finding) -> tuple:
-    """The same for one thing that differs in the same way; empty where that is not known. Where it has no values the
-    parameters that it is about say which it is."""
+    """The same for one thing that differs in the same way; empty where that is not known. An order has no values: the
+    scales that it is about say which it is."""
     definition = finding.definition
     if definition is None or finding.repair is not None:
         return ()

@@ -54,6 +54,7 @@ class Solver:
 
     def sought(self, places: list[Place]) -> Outcome:
         """What explains these places where nothing does that is known at once: the least change is tried first."""
+        self.session.progress(f"trying repairs for {len(places)} places")
         again = (
             self._explained_already(places)
             or self._mended_already(places)
@@ -62,7 +63,6 @@ class Solver:
         )
         if again is not None:
             return again
-        self.session.progress(f"trying repairs for {len(places)} places")
         alone: list[Causes | None] = []
 
         def otherwise() -> Collection[str] | None:
@@ -81,7 +81,7 @@ class Solver:
 
     def _plainly(self, outcome: Outcome, mend: Mend, places: list[Place]) -> Outcome:
         self.mends.append(mend)
-        return replace(outcome, causes=self._factor(mend, places))
+        return replace(outcome, mend=mend, causes=self._factor(mend, places))
 
     def _mended_beside_proved(self, places: list[Place]) -> Outcome | None:
         """What mends these places with the models made alike in what was seen to differ. A setting need not differ in
@@ -97,18 +97,18 @@ class Solver:
         return None
 
     def _mended_beside_named(self, places: list[Place]) -> Outcome | None:
-        """What one edit mends with the source as the target's configuration says of what reaches these places. Where
-        that is not so, it costs the single edits once more; where it is, it saves all pairs of edits, of which one may
-        be a factor that makes up for the setting."""
+        """What one edit or one exchange mends with the source as the target's configuration says of what reaches these
+        places. Where that is not so, it costs the single edits once more; where it is, it saves all pairs of edits, of
+        which one may be a factor that makes up for the setting. A mend that takes no setting is told without."""
         for varied in behind_named(self.why, places):
             found = self._searched_beside(varied, places, at_once=1)
             if found.mend is None:
                 continue
-            if any(edit.changes_factor for edit in found.mend.edits):
-                plain = self._searched(self._bench, places, at_once=1)
-                if plain.mend is not None:  # one factor, not two: a model need not do what its configuration says
-                    return self._plainly(plain, plain.mend, places)
-            return self._kept(varied, found.mend, found)
+            factor = any(edit.changes_factor for edit in found.mend.edits)
+            plain = replace(found.mend, bench=self._bench).at(places)
+            if plain is None and factor:  # one factor, not two: a model need not do what its configuration says
+                plain = self._searched(self._bench, places, at_once=1).mend
+            return self._kept(varied, found.mend, found) if plain is None else self._plainly(found, plain, places)
         return None
 
     def _mended_beside(self, outcome: Outcome, places: list[Place]) -> Outcome:

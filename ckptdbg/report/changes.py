@@ -24,6 +24,13 @@ def whose(repair: Repair) -> list[str]:
     return list(dict.fromkeys(part.entry for part in repair.parts()))
 
 
+def in_one_line(repair: Repair) -> str:
+    """What changes, in one line: what is the same of every entry, once."""
+    parts = repair.parts()
+    alike = len({part.change for part in parts}) == 1
+    return repair.change if alike else "; ".join(f"{part.entry}: {part.change}" for part in parts)
+
+
 def _one(repair: Repair, named: bool) -> Iterator[tuple[str, str]]:
     before, after = [op(o) for o in repair.ops_before], [op(o) for o in repair.ops_after]
     if before == after:

@@ -126,11 +126,12 @@ def _defined(site: str, layer: str, definition: Definition | None, entry: str = 
 
 def test_a_definition_that_differs_alike_at_several_places_is_told_of_the_first_with_all_layers_and_entries():
     found = [_defined("a", "10", BASE), _defined("b", "9", BASE, "attention.key"), _defined("c", "11", None)]
+    found[1].evidence.append("not every edit was tried")
     first, other = each_definition_once(found)
     assert other == found[2]
     assert (first.site, first.explanation, first.layers, first.ratio) == ("a", found[0].explanation, ["9", "10"], 10)
     assert [e.name for e in first.entries] == ["attention.query", "attention.key"]
-    assert first.evidence == ["so too at b (ratio 9)"]
+    assert first.evidence == ["so too at b (ratio 9)", "not every edit was tried"]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,7 @@ def test_a_definition_that_differs_alike_at_several_places_is_told_of_the_first_
     [
         _defined("b", "2", BASE.model_copy(update={"target": "7"})),
         _defined("b", "2", Definition(name="the order of norm and rotation")),
+        _defined("b", "2", BASE.model_copy(update={"source": None, "target": "the target uses rows 1 to 9 of b"})),
         _defined("b", "2", None),
         _defined("b", "2", BASE).model_copy(update={"effect": "none"}),
     ],

@@ -14,6 +14,7 @@ from ckptdbg.diagnose.definitions.candidate import Candidate, joined
 from ckptdbg.diagnose.definitions.causes import Causes, Definitions, Proved
 from ckptdbg.diagnose.definitions.meanings import BASE, SCALE
 from ckptdbg.diagnose.edit import Edit
+from ckptdbg.diagnose.regions import Place
 from ckptdbg.diagnose.search import Mend, Outcome
 from ckptdbg.repair.solver import Solver
 from ckptdbg.result import Result
@@ -84,31 +85,47 @@ def test_where_no_single_edit_does_without_the_setting_the_factor_beside_it_is_t
 FACTOR, MOVED = (Edit("entry", family, "", 1, (), ()) for family in ("scale", "head order"))
 
 
+class _Bench:
+    """A place whose ratio with the source as it is becomes this with any edit."""
+
+    def __init__(self, edited: float) -> None:
+        self.edited = edited
+
+    def ratios(self, attempts: list) -> list[float]:
+        return [self.edited if attempt.edits else 1e6 for attempt in attempts]
+
+    def breaks(self, *_: object) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
-    ("beside", "plain", "told"),
+    ("beside", "edited", "plain", "told"),
     [
-        (MOVED, None, "beside"),
-        (FACTOR, None, "beside"),
-        (FACTOR, FACTOR, "plain"),  # the model need not do what its configuration says
-        (None, FACTOR, None),
+        (MOVED, 1e5, None, "beside"),
+        (MOVED, 0.5, None, "plain"),  # the setting has no effect there
+        (FACTOR, 1e5, None, "beside"),
+        (FACTOR, 1e5, FACTOR, "plain"),  # the model need not do what its configuration says
+        (None, 1e5, FACTOR, None),
     ],
 )
-def test_a_factor_beside_a_setting_is_told_where_no_factor_does_without_it(beside, plain, told, monkeypatch):
+def test_a_setting_is_told_beside_an_edit_where_no_edit_does_without_it(beside, edited, plain, told, monkeypatch):
+    bench = _Bench(edited)
+
     def found(edit: Edit | None) -> Outcome:
-        return Outcome(None if edit is None else Mend((edit,), 1e6, 0.5, bench=None), (), 1)  # type: ignore[arg-type]
+        return Outcome(None if edit is None else Mend((edit,), 1e6, 0.5, bench=bench), (), 1)  # type: ignore[arg-type]
 
     solver = object.__new__(Solver)
     monkeypatch.setattr("ckptdbg.repair.solver.behind_named", lambda *_: [None])
     for name, value in {
         "why": None,
-        "_bench": None,
+        "_bench": bench,
         "_searched_beside": lambda *_, at_once: found(beside),
         "_searched": lambda *_, at_once: found(plain),
         "_kept": lambda *_: "beside",
         "_plainly": lambda *_: "plain",
     }.items():
         monkeypatch.setattr(solver, name, value, raising=False)
-    assert solver._mended_beside_named([]) == told
+    assert solver._mended_beside_named([Place("in", (1,), frozenset(), frozenset(), 1e6)]) == told
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import pytest
 from report_examples import result
 
 from ckptdbg.report import html
+from ckptdbg.report.changes import in_one_line
 from ckptdbg.report.words import BADGE
 from ckptdbg.result import Repair
 
@@ -52,3 +53,11 @@ def test_corrections_that_belong_together_stand_below_their_entries():
         assert lines[at[0] + 1].startswith("- rearrange")
         assert lines[at[1] + 1].startswith("- rearrange")
     assert "of attention.query and attention.key and mlp.up" in html.render(shown)
+
+
+def test_what_changes_is_said_of_each_entry_unless_it_is_the_same():
+    first = Repair(entry="a", change="add scale: 2", ops_before=[], ops_after=[], verified=True)
+    other = first.model_copy(update={"entry": "b"})
+    assert in_one_line(first.model_copy(update={"together": [other]})) == "add scale: 2"
+    moved = other.model_copy(update={"change": "transpose"})
+    assert in_one_line(first.model_copy(update={"together": [moved]})) == "a: add scale: 2; b: transpose"

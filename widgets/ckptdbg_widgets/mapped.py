@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from ckptdbg.mapping import BoundEntry, BoundMapping
-from ckptdbg.report.changes import changes, whose
+from ckptdbg.report.changes import changes, in_one_line, whose
 from ckptdbg.report.entries import EntryView, Step, bound_view
 from ckptdbg.report.names import number, place, span, visible
 from ckptdbg.report.words import ratio_of, title
@@ -164,7 +164,7 @@ def repair_of(repair: Repair) -> dict[str, Any]:
     """A repair ready for JSON, with its lines as a diff."""
     return {
         "entry": visible(" and ".join(whose(repair))),
-        "change": visible(repair.change),
+        "change": visible(in_one_line(repair)),
         "lines": [[sign, visible(text)] for sign, text in changes(repair)],
         "verified": repair.verified,
         "also": [visible(text) for text in repair.also],

@@ -190,7 +190,7 @@ class Definitions:
                 sentence,
                 reading.meaning,
                 self._named(reading.meaning),
-                differs=Definition(name=reading.meaning.name),
+                differs=Definition(name=reading.meaning.name, target=reading.sentence),
             )
         return None
 
@@ -235,7 +235,9 @@ class Definitions:
             f"in the {other} they do not. With the scores of the others left out on both sides the two models agree "
             f"here (ratio {ratio:.2g})."
         )
-        return Causes(sentence, ROUTER_NORM, self._named(ROUTER_NORM), differs=Definition(name=ROUTER_NORM.name))
+        values = {by: "they add up to one", other: "they do not"}
+        differs = Definition(name=ROUTER_NORM.name, source=values["source"], target=values["target"])
+        return Causes(sentence, ROUTER_NORM, self._named(ROUTER_NORM), differs=differs)
 
     def _named(self, meaning: Meaning) -> tuple[str, ...]:
         """The configurations' own words on a cause that is proved, then other fields in which they differ."""
