@@ -12,10 +12,10 @@ from ckptdbg.diagnose.regions import OUTPUT, Place, find_places, goes_on, turn
 from ckptdbg.diagnose.routing import routing_findings
 from ckptdbg.diagnose.search import Outcome
 from ckptdbg.diagnose.static import Evidence
-from ckptdbg.diagnose.suspects import in_order, layers_of, references, site_name
-from ckptdbg.diagnose.tensors import TensorDifference
+from ckptdbg.diagnose.suspects import in_order, layers_of, site_name
+from ckptdbg.diagnose.wrong_tensors import WrongTensors, wrong_tensors
 from ckptdbg.mapping import BoundEntry, BoundMapping
-from ckptdbg.result import Effect, Finding, Repair
+from ckptdbg.result import Effect, Finding
 
 Solved = tuple[list[Place], Outcome | None]
 """Places that have one cause; None where no repair was looked for."""
@@ -32,7 +32,8 @@ def find(
     wrong = {d.tensor for d in evidence.tensors}
     explained = [p for p in places if wrong & _suspected_tensors(comparison, p)]
     effect: Effect = "diverges" if goes_on(comparison, places) else "none"
-    findings = _tensor_findings(comparison, evidence, mapping, explained, effect)
+    tensors = wrong_tensors(evidence.tensors, mapping)
+    findings = [_tensor_finding(comparison, each, explained, effect) for each in tensors]
     groups = by_template(comparison, [place for place in places if place not in explained])
     # most layers first: what is proved of them is known where one of them has another fault besides
     solved = [each for group in sorted(groups, key=len, reverse=True) for each in solve(group)]
@@ -118,82 +119,17 @@ def by_template(comparison: Comparison, places: Sequence[Place]) -> list[list[Pl
     return list(groups.values())
 
 
-def _tensor_findings(
-    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, explained: Sequence[Place], effect: Effect
-) -> list[Finding]:
-    groups = tensor_groups(evidence.tensors, mapping)
-    return [_tensor_finding(comparison, group, mapping, explained, effect) for group in groups]
-
-
-def tensor_groups(differences: Sequence[TensorDifference], mapping: BoundMapping) -> list[list[TensorDifference]]:
-    """Differences that are one finding: those of one entry that say the same of their tensors, and two tensors that
-    changed places, whatever makes them."""
-    groups: dict[tuple[str, str], list[TensorDifference]] = defaultdict(list)
-    for difference in differences:
-        entry = mapping.entry_of_target[difference.tensor]
-        kind = difference.how if not difference.how[0].isdigit() else difference.tensor
-        groups[("" if difference.exchanged else entry.name, kind)].append(difference)
-    return list(groups.values())
-
-
-def _tensor_finding(
-    comparison: Comparison,
-    group: list[TensorDifference],
-    mapping: BoundMapping,
-    explained: Sequence[Place],
-    effect: Effect,
-) -> Finding:
-    tensors = [d.tensor for d in group]
-    entries = [mapping.entry_of_target[t] for t in tensors]
+def _tensor_finding(comparison: Comparison, wrong: WrongTensors, explained: Sequence[Place], effect: Effect) -> Finding:
+    tensors = wrong.tensors
     places = [p for p in explained if set(tensors) & _suspected_tensors(comparison, p)]
-    finding = wrong_tensors(group, entries, site_name(comparison, places[0]) if places else None)
-    layers = _entry_layers(comparison, tensors, entries)
+    finding = wrong.finding(site_name(comparison, places[0]) if places else None)
+    layers = _entry_layers(comparison, tensors, wrong.entries)
     ratio = max((p.ratio for p in places), default=None)
     effect = effect if places else "diverges"
     return finding.model_copy(update={"effect": effect, "layers": layers, "ratio": ratio})
 
 
-def wrong_tensors(group: list[TensorDifference], entries: Sequence[BoundEntry], site: str | None) -> Finding:
-    """The finding of wrong tensors of one kind; ``site`` is where they show first, None where they do not."""
-    return Finding(
-        kind="tensor",
-        cause="checkpoint",
-        effect="diverges",
-        entries=references(entries),
-        layers=[],
-        site=site or group[0].tensor,
-        ratio=None,
-        explanation=_sentence(group),
-        repair=_remade(entries),
-        evidence=[f"{d.tensor}: {d.wrong} of {d.size} elements beyond rounding of the stored dtype" for d in group[:8]]
-        + ([] if site else ["no compared site shows it: this probe does not exercise the wrong elements"]),
-    )
-
-
-def _sentence(group: list[TensorDifference]) -> str:
-    first = group[0]
-    index = f"[{', '.join(map(str, first.first))}]"
-    numbers = f"{first.found:.6g} where {first.expected:.6g} is due"
-    if first.exchanged:
-        return f"{first.how}; worst in {first.tensor} at {index}: {numbers}. Convert or load both again."
-    others = f" (and {len(group) - 1} more of this entry)" if len(group) > 1 else ""
-    return (
-        f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {index}: "
-        f"{numbers}. Convert or load this tensor again."
-    )
-
-
-def _remade(entries: Sequence[BoundEntry]) -> Repair:
-    """For a wrong tensor of the checkpoint the repair is the tensor, never an edit of the mapping."""
-    change = "make the tensor again from the source; the mapping stays"
-    each = {entry.name: [op.data() for op in entry.ops] for entry in entries}
-    first, *rest = (
-        Repair(entry=name, change=change, ops_before=ops, ops_after=ops, verified=False) for name, ops in each.items()
-    )
-    return first.model_copy(update={"together": rest})
-
-
-def _entry_layers(comparison: Comparison, tensors: list[str], entries: list[BoundEntry]) -> list[str]:
+def _entry_layers(comparison: Comparison, tensors: Sequence[str], entries: Sequence[BoundEntry]) -> list[str]:
     target = comparison.target
     own = [x for x in (*target.labels, *target.met_labels) if set(x.tensors) & set(tensors)]
     stacked = any(len(e.sources) > 1 for e in entries)

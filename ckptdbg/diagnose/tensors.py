@@ -4,7 +4,7 @@ dtype. Tensors are looked at one at a time."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -39,9 +39,9 @@ class TensorDifference:
     """One phrase: what the tensor is instead, as far as its own values tell."""
     origin: str | None = None
     """The source element behind the worst one, ``name[index]``; None for padding."""
-    piece: str = ""
+    piece: Piece = field(kw_only=True)
     """The tensor, or the index of its stacked axes outside of which nothing is wrong."""
-    owner: str | None = None
+    owner: Piece | None = None
     """The other piece whose due values stand here, in their own order."""
     exchanged: bool = False
     """Whether this piece's due values stand in the other one: ``how`` says the same of both."""
@@ -149,14 +149,14 @@ def _explained(due: Due, prints: Fingerprints, name: str, actual: Array) -> Tens
         expected=measured.expected,
         how=phrase,
         origin=f"{place[0]}[{', '.join(map(str, place[1]))}]" if place else None,
-        piece=str(piece),
+        piece=piece,
         owner=owner,
     )
 
 
 def _told(
     due: Due, prints: Fingerprints, name: str, values: tuple[Array, Array, Array]
-) -> tuple[str, Piece, str | None]:
+) -> tuple[str, Piece, Piece | None]:
     """The phrase, what of the tensor it is about, and the piece that the values belong to where they are another's."""
     expected, actual, wrong = values
     dtype, entry = due.dtype(name), due.entry(name)
@@ -167,7 +167,7 @@ def _told(
         other = prints.owner(own, own.of(actual), dtype)
         if other is not None:
             at = f" (in [{lane_text(own.lane)}] alone)" if own.lane else ""
-            return f"it holds what {other[0]} should{other[1]}{at}", own, None if other[1] else str(other[0])
+            return f"it holds what {other[0]} should{other[1]}{at}", own, None if other[1] else other[0]
     piece = Piece(name, lane)
     kept = [axis for axis in range(expected.ndim) if axis not in dict(lane)]
     names = {kept.index(axis): text for axis, text in _axis_names(entry, expected.ndim).items() if axis in kept}

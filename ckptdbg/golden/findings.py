@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 from ckptdbg.compare.labels import Label
 from ckptdbg.compare.noise import DIVERGENT
-from ckptdbg.diagnose.findings import tensor_groups, wrong_tensors
 from ckptdbg.diagnose.regions import OUTPUT, Place
 from ckptdbg.diagnose.routing import routing_findings
 from ckptdbg.diagnose.static import Evidence, static_reason
 from ckptdbg.diagnose.suspects import entries_of, layers_of, references
-from ckptdbg.diagnose.tensors import TensorDifference
+from ckptdbg.diagnose.wrong_tensors import WrongTensors, wrong_tensors
 from ckptdbg.golden.comparison import SketchComparison, SketchSite
 from ckptdbg.golden.tensors import Odd, odd_findings
 from ckptdbg.mapping import BoundMapping
@@ -29,7 +28,7 @@ def find_with_sketch(
     """Wrong tensors first (``odd`` are those that only projections show), then where the models part, unless that is a
     wrong tensor's own place."""
     place = first_place(comparison)
-    found = [_tensors(comparison, group, mapping) for group in tensor_groups(evidence.tensors, mapping)]
+    found = [_tensors(comparison, wrong) for wrong in wrong_tensors(evidence.tensors, mapping)]
     found += odd_findings(odd, comparison.target)
     if place is not None:
         wrong = {d.tensor for d in evidence.tensors} | {t for each in odd for t in each.entry.targets}
@@ -125,9 +124,8 @@ def _parting(comparison: SketchComparison, evidence: Evidence, place: Place) -> 
     )
 
 
-def _tensors(comparison: SketchComparison, group: list[TensorDifference], mapping: BoundMapping) -> Finding:
-    entries = [mapping.entry_of_target[d.tensor] for d in group]
-    names, target = {d.tensor for d in group}, comparison.target
+def _tensors(comparison: SketchComparison, wrong: WrongTensors) -> Finding:
+    names, target = set(wrong.tensors), comparison.target
     shown = [s for s in comparison.sites if s.free.divergent and names & {*target.labels[s.anchor].tensors}]
     site = f"{target.labels[shown[0].anchor].site} {shown[0].port}" if shown else None
     own = [x for x in (*target.labels, *target.met_labels) if names & set(x.tensors)]
@@ -135,7 +133,7 @@ def _tensors(comparison: SketchComparison, group: list[TensorDifference], mappin
     # What shows inside and not at the output may be a symmetry (v times c with o over c): the verdict cannot tell.
     effect = "none" if shown and not comparison.output.free.divergent else "diverges"
     update = {"layers": layers_of(own), "ratio": ratio, "effect": effect}
-    return wrong_tensors(group, entries, site).model_copy(update=update)
+    return wrong.finding(site).model_copy(update=update)
 
 
 def _floors(comparison: SketchComparison) -> list[Finding]:
