@@ -18,7 +18,7 @@ Array = NDArray[Any]
 # A mapping may be applied op by op in the stored precision; four roundings cover its longest chains.
 _ROUNDINGS = 4
 # A factor computed in single precision (a root of a size) is off by this much at most.
-_SINGLE = 4 * 2.0**-24
+SINGLE = 4 * 2.0**-24
 # Elements in a slab: one that stays in the cache is three times as fast as one of 16 MB (measured on 8 million).
 _SLAB = 2**18
 
@@ -126,7 +126,7 @@ def _biased(expected: Array, actual: Array, dtype: str) -> bool:
             return False
         power += float(np.square(due).sum())
         product += float((found * due).sum())
-    limit = 2 * roundoff(dtype) * _ROUNDINGS / np.sqrt(expected.size) + _SINGLE
+    limit = 2 * roundoff(dtype) * _ROUNDINGS / np.sqrt(expected.size) + SINGLE
     return power > 0 and abs(product / power - 1) > limit
 
 

@@ -24,16 +24,24 @@ Solve = Callable[[list[Place]], list[Solved]]
 
 
 def find(
-    comparison: Comparison, evidence: Evidence, mapping: BoundMapping, solve: Solve = lambda places: [(places, None)]
+    comparison: Comparison,
+    evidence: Evidence,
+    mapping: BoundMapping,
+    solve: Solve = lambda places: [(places, None)],
+    told: Callable[[str, Sequence[Place]], None] = lambda site, places: None,
 ) -> list[Finding]:
     """All findings, tensor faults first, then by execution order. A fault in every layer of a template is one
-    finding."""
+    finding. ``told`` is given all places of wrong tensors, with the site of their finding."""
     places = find_places(comparison)
     wrong = {d.tensor for d in evidence.tensors}
     explained = [p for p in places if wrong & _suspected_tensors(comparison, p)]
     effect: Effect = "diverges" if goes_on(comparison, places) else "none"
-    tensors = wrong_tensors(evidence.tensors, mapping)
-    findings = [_tensor_finding(comparison, each, explained, effect) for each in tensors]
+    findings = []
+    for each in wrong_tensors(evidence.tensors, mapping):
+        shown = [p for p in explained if set(each.tensors) & _suspected_tensors(comparison, p)]
+        finding = _tensor_finding(comparison, each, shown, effect)
+        told(finding.site, shown)
+        findings.append(finding)
     groups = by_template(comparison, [place for place in places if place not in explained])
     # most layers first: what is proved of them is known where one of them has another fault besides
     solved = [each for group in sorted(groups, key=len, reverse=True) for each in solve(group)]
@@ -119,11 +127,9 @@ def by_template(comparison: Comparison, places: Sequence[Place]) -> list[list[Pl
     return list(groups.values())
 
 
-def _tensor_finding(comparison: Comparison, wrong: WrongTensors, explained: Sequence[Place], effect: Effect) -> Finding:
-    tensors = wrong.tensors
-    places = [p for p in explained if set(tensors) & _suspected_tensors(comparison, p)]
+def _tensor_finding(comparison: Comparison, wrong: WrongTensors, places: Sequence[Place], effect: Effect) -> Finding:
     finding = wrong.finding(site_name(comparison, places[0]) if places else None)
-    layers = _entry_layers(comparison, tensors, wrong.entries)
+    layers = _entry_layers(comparison, wrong.tensors, wrong.entries)
     ratio = max((p.ratio for p in places), default=None)
     effect = effect if places else "diverges"
     return finding.model_copy(update={"effect": effect, "layers": layers, "ratio": ratio})

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ckptdbg.checkpoint.dtypes import as_dtype
-from ckptdbg.diagnose.elements import agrees, roundoff, slabs
+from ckptdbg.diagnose.elements import SINGLE, agrees, roundoff, slabs
 from ckptdbg.mapping import BoundEntry
 
 Array = NDArray[Any]
@@ -87,7 +87,8 @@ class Fingerprints:
 
     def _near(self, piece: Piece, actual: Array, dtype: str) -> list[Piece]:
         mine = _sums(actual, None)
-        limit = 8 * (roundoff(dtype) / np.sqrt(max(actual.size, 1)) + 1e-12)
+        # a factor that was rounded itself moves all elements, and their squares twice as far
+        limit = 8 * roundoff(dtype) / np.sqrt(max(actual.size, 1)) + 2 * SINGLE
         return [
             other
             for other, sums in self._of_size(actual.size)

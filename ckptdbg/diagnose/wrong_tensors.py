@@ -58,8 +58,9 @@ class WrongTensors:
             )
         if first.exchanged:
             pairs = len({d.how for d in self.differences}) - 1
-            others = f" (and so did {pairs} more of these entries)" if pairs else ""
-            return f"{first.how}{others}; worst in {first.tensor} at {worst}. Convert or load both again."
+            others = f" (and so did {pairs} more {'pairs' if pairs > 1 else 'pair'} of tensors)" if pairs else ""
+            again = "these tensors" if pairs else "both"
+            return f"{first.how}{others}; worst in {first.tensor} at {worst}. Convert or load {again} again."
         others = f" (and {more} more of this entry)" if more else ""
         return (
             f"{first.tensor}{others} is not what the mapping makes of the source: {first.how}; worst at {worst}. "
@@ -67,42 +68,79 @@ class WrongTensors:
         )
 
     def _listed(self) -> list[str]:
-        # where the sentence tells each tensor by itself nothing is said of it again
-        told = len({d.how for d in self.differences}) == 1 or self.differences[0].exchanged
+        # what the sentence tells of the one or the two that it is about is not said again
+        told = len({d.how for d in self.differences}) == 1
+        what = ["" if told else f"{_holds(d)}; " for d in self.differences]
         lines = [
-            f"{d.tensor}: {'' if told else f'{d.how}; '}{d.wrong} of {d.size} elements beyond rounding of the stored "
-            "dtype"
-            for d in self.differences[:_MOST_LISTED]
+            f"{d.tensor}: {said}{d.wrong} of {d.size} elements beyond rounding of the stored dtype"
+            for d, said in zip(self.differences[:_MOST_LISTED], what, strict=False)
         ]
-        rest = len(self.differences) - len(lines)
-        return [*lines, f"and {rest} more tensors"] if rest else lines
+        if len(self.layers) > _MOST_LISTED:
+            lines.insert(0, f"by layer, whose it holds: {', '.join(f'{a}: {b}' for a, b in self.layers.items())}")
+        rest = len(self.differences) - _MOST_LISTED
+        return [*lines, f"and {rest} more, which `ckptdbg verify` lists"] if rest > 0 else lines
 
 
 def wrong_tensors(differences: Sequence[TensorDifference], mapping: BoundMapping) -> list[WrongTensors]:
     """Differences, each with those that have the same cause: tensors of one entry of which the same is said; two
     entries that hold each other's tensors, or one that holds another's, in whatever layers; layers that hold other
-    layers' tensors, in all entries in which they are the same layers."""
-    owners = {d.tensor: _owner(d, mapping) for d in differences}
-    moved = _moved_layers(mapping, owners)
+    layers' tensors, in all entries in which they are the same layers. Of a tensor that holds several layers, or several
+    experts, only what is said of it counts."""
+    layers = _layers(differences, mapping)
     groups: dict[tuple, list[TensorDifference]] = defaultdict(list)
-    for d in differences:
-        own, other = mapping.entry_of_target[d.tensor], owners[d.tensor]
-        if other is None:
-            # a number of elements says nothing of another tensor's elements
-            groups[own.name, d.tensor if d.how[0].isdigit() else d.how].append(d)
-        elif _is_moved(own, other):
-            groups["layers", *moved[_template(own, d.tensor)].items()].append(d)
-        else:
-            pair = (own.name, other.name)
-            groups["entries", *(sorted(pair) if d.exchanged else pair)].append(d)
+    for difference in differences:
+        groups[_cause(difference, mapping, layers)].append(difference)
     found = []
     for group in groups.values():
         entries = tuple(mapping.entry_of_target[d.tensor] for d in group)
+        moved = _moved(group[0], mapping)
         # where one sentence says it all it names the tensors
-        several = len({d.how for d in group}) > 1
-        layers = moved.get(_template(entries[0], group[0].tensor), {}) if several else {}
-        found.append(WrongTensors(tuple(group), entries, layers))
+        several = moved is not None and len({d.how for d in group}) > 1
+        found.append(WrongTensors(tuple(group), entries, layers[moved.template] if moved and several else {}))
     return found
+
+
+@dataclass(frozen=True)
+class _Moved:
+    """The tensor of one layer of an entry, in another layer."""
+
+    template: tuple[str, int]
+    """The entry, and which of its targets."""
+    own: str
+    other: str
+
+
+def _cause(
+    difference: TensorDifference, mapping: BoundMapping, layers: Mapping[tuple[str, int], Mapping[str, str]]
+) -> tuple:
+    """The same for differences that have one cause."""
+    own, other = mapping.entry_of_target[difference.tensor], _owner(difference, mapping)
+    moved = _moved(difference, mapping)
+    if moved is not None:
+        return "layers", *layers[moved.template].items()
+    if other is not None:
+        pair = (own.name, other.name)
+        return "entries", difference.exchanged, *(sorted(pair) if difference.exchanged else pair)
+    # a number of elements says nothing of another tensor's elements
+    how = difference.tensor if difference.how[0].isdigit() else difference.how
+    return "" if difference.exchanged else own.name, how
+
+
+def _layers(differences: Sequence[TensorDifference], mapping: BoundMapping) -> dict[tuple[str, int], dict[str, str]]:
+    """By target of an entry, the layer whose tensor stands in each layer."""
+    found: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
+    for moved in (_moved(d, mapping) for d in differences):
+        if moved is not None:
+            found[moved.template][moved.own] = moved.other
+    return found
+
+
+def _moved(difference: TensorDifference, mapping: BoundMapping) -> _Moved | None:
+    own, other, owner = mapping.entry_of_target[difference.tensor], _owner(difference, mapping), difference.owner
+    if owner is None or other is None or own.layer is None or other.layer is None or own.layer == other.layer:
+        return None
+    templates = [(e.name, e.targets.index(t)) for e, t in ((own, difference.tensor), (other, owner.tensor))]
+    return _Moved(templates[0], own.layer, other.layer) if templates[0] == templates[1] else None
 
 
 def _owner(difference: TensorDifference, mapping: BoundMapping) -> BoundEntry | None:
@@ -111,25 +149,8 @@ def _owner(difference: TensorDifference, mapping: BoundMapping) -> BoundEntry | 
     return None if owner is None or owner.lane or piece.lane else mapping.entry_of_target.get(owner.tensor)
 
 
-def _is_moved(own: BoundEntry, other: BoundEntry) -> bool:
-    return own.name == other.name and own.layer != other.layer
-
-
-def _template(entry: BoundEntry, tensor: str) -> tuple[str, int]:
-    """The same for a target of an entry in all its layers."""
-    return entry.name, entry.targets.index(tensor)
-
-
-def _moved_layers(
-    mapping: BoundMapping, owners: Mapping[str, BoundEntry | None]
-) -> dict[tuple[str, int], dict[str, str]]:
-    """By target of an entry, the layer whose tensor stands in each layer."""
-    found: dict[tuple[str, int], dict[str, str]] = defaultdict(dict)
-    for tensor, other in owners.items():
-        own = mapping.entry_of_target[tensor]
-        if other is not None and _is_moved(own, other):
-            found[_template(own, tensor)][own.layer or ""] = other.layer or ""
-    return found
+def _holds(difference: TensorDifference) -> str:
+    return f"it holds what {difference.owner} should" if difference.exchanged else difference.how
 
 
 def _few(words: Sequence[str], most: int = _MOST_LISTED) -> str:

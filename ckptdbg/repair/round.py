@@ -35,7 +35,7 @@ class Round:
 
     def findings(self) -> list[Finding]:
         """All that is found, repairs looked for."""
-        return find(self.comparison, self.evidence, self.session.mapping, self._solve)
+        return find(self.comparison, self.evidence, self.session.mapping, self._solve, self._told)
 
     def _solve(self, places: list[Place]) -> list[Solved]:
         """All of them at once where they are made of the same; else most of them, and the others apart where what
@@ -75,11 +75,13 @@ class Round:
         return [(explained, outcome), *(solved for group in rest for solved in self._solve(group))]
 
     def _named(self, places: list[Place], outcome: Outcome | None) -> Solved:
-        sites = {site_name(self.comparison, p) for p in places}
-        self.groups.setdefault(site_name(self.comparison, places[0]), set()).update(sites)
+        self._told(site_name(self.comparison, places[0]), places)
         if outcome is not None:
             self.solver.why.proved.add(outcome.causes)
         return places, outcome
+
+    def _told(self, site: str, places: Sequence[Place]) -> None:
+        self.groups.setdefault(site, set()).update(site_name(self.comparison, p) for p in places)
 
     def _by_entries(self, places: Sequence[Place]) -> list[list[Place]]:
         found: dict[frozenset[str], list[Place]] = defaultdict(list)

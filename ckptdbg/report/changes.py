@@ -8,15 +8,22 @@ from difflib import SequenceMatcher
 from ckptdbg.report.names import op
 from ckptdbg.result import Repair
 
+# Of more entries than this what is the same of all is said once.
+_MOST_ALIKE = 3
+
 
 def changes(repair: Repair) -> list[tuple[str, str]]:
     """``("-", line)`` for what goes, ``("+", line)`` for what comes, ``(" ", line)`` for what stays.
 
     Where the ops stay (a tensor made again, other sources) the one line says what is done. Corrections that belong
-    together follow each other, each below the name of its entry.
+    together follow each other, each below the name of its entry; the same of many is said once.
     """
-    several = bool(repair.together)
-    return [line for part in repair.parts() for line in _one(part, several)]
+    parts = repair.parts()
+    several = len(parts) > 1
+    alike = len({part.change for part in parts}) == 1 and all(_ops_stay(part) for part in parts)
+    if alike and len(parts) > _MOST_ALIKE:
+        return [(" ", f"each of them: {repair.change}")]
+    return [line for part in parts for line in _one(part, several)]
 
 
 def whose(repair: Repair) -> list[str]:
@@ -31,9 +38,13 @@ def in_one_line(repair: Repair) -> str:
     return repair.change if alike else "; ".join(f"{part.entry}: {part.change}" for part in parts)
 
 
+def _ops_stay(repair: Repair) -> bool:
+    return repair.ops_before == repair.ops_after
+
+
 def _one(repair: Repair, named: bool) -> Iterator[tuple[str, str]]:
     before, after = [op(o) for o in repair.ops_before], [op(o) for o in repair.ops_after]
-    if before == after:
+    if _ops_stay(repair):
         yield " ", f"{repair.entry}: {repair.change}"
         return
     if named:

@@ -90,7 +90,10 @@ def _suspects(result: Result) -> str:
     here = [finding for finding in named if first is not None and first.layer in finding.layers] or named
     rest = len(faults) - 1
     more = f" {count(rest, 'more finding')}." if rest else ""
-    return f"Look at {suspect(here[0].entries[0])}.{more}"
+    others = len(here[0].entries) - 1
+    # two that changed places are told below; where many tensors are wrong in one way it is not this entry's alone
+    too = f" and {count(others, 'more entry')}" if here[0].kind == "tensor" and others > 1 else ""
+    return f"Look at {suspect(here[0].entries[0])}{too}.{more}"
 
 
 def _worst(result: Result) -> str:
