@@ -11,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ckptdbg.documents import line_of, parse_yaml, plain, read_text
 from ckptdbg.errors import ConfigError
 
+BUILT_IN = ("huggingface",)
+"""Loaders that need no function of the user's."""
+KNOWN_LOADERS = (
+    f"expected {', '.join(BUILT_IN)}, module:function or file.py:function; a function of your own is called as "
+    "load(path, **options)"
+)
 # what pydantic would say in its own terms
 PLAIN = {
     "model_type": "keys and values",
@@ -65,8 +71,9 @@ class ModelConfig(_Record):
     @field_validator("loader")
     @classmethod
     def _named(cls, loader: str) -> str:
-        if not loader.strip() or loader.startswith(":") or loader.endswith(":"):
-            raise ValueError("expected a built-in name, module:function or file.py:function")
+        module, colon, function = loader.rpartition(":")
+        if loader not in BUILT_IN and not (colon and module.strip() and function.strip()):
+            raise ValueError(f"unknown loader; found {loader!r}; {KNOWN_LOADERS}")
         return loader
 
     @model_validator(mode="after")

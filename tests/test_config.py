@@ -129,7 +129,14 @@ ERRORS = [
     (
         "loader: huggingface",
         "loader: ':load'",
-        "1: source.loader: expected a built-in name, module:function or file.py:function",
+        "1: source.loader: unknown loader; found ':load'; expected huggingface, module:function or file.py:function; "
+        "a function of your own is called as load(path, **options)",
+    ),
+    (
+        "loader: my_target.py:load",
+        "loader: maxtext",
+        "2: target.loader: unknown loader; found 'maxtext'; expected huggingface, module:function or file.py:function; "
+        "a function of your own is called as load(path, **options)",
     ),
     ("{loader: huggingface, path: hf}", "hf", "1: source is not right; found 'hf'; expected keys and values"),
     ("{layers: 4}", "4", "2: target.options is not right; found 4; expected keys and values"),

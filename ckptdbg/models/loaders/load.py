@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ckptdbg.checkpoint.folders import find_config
+from ckptdbg.config import KNOWN_LOADERS
 from ckptdbg.errors import LoaderError
 from ckptdbg.models.loaders.call import call_loader
 from ckptdbg.models.loaders.function import find_function
 from ckptdbg.models.loaders.kinds import wrap_result
 from ckptdbg.models.loaders.loaded import Loaded
-
-BUILT_IN = ("huggingface",)
 
 
 def load_model(
@@ -43,12 +42,7 @@ def load_model(
 
         return load_huggingface(path, options=options, inputs=inputs, output=output, precision=precision)
     if ":" not in loader:
-        raise LoaderError(
-            "unknown loader",
-            found=repr(loader),
-            expected=f"{', '.join(BUILT_IN)}, module:function or file.py:function",
-            hint="a function of your own is called as load(path, **options)",
-        )
+        raise LoaderError("unknown loader", found=repr(loader), hint=KNOWN_LOADERS)
     function = find_function(loader, base)
     model = call_loader(function, loader, path, options, base)
     loaded = wrap_result(model, function, loader, inputs=inputs, output=output)
